@@ -1,0 +1,1 @@
+"""How much GPU memory a model needs, whether it fits, and why."""

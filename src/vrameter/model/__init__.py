@@ -1,0 +1,1 @@
+"""What a model is: layers as data, tensors, formats."""

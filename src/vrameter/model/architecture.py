@@ -1,0 +1,382 @@
+"""A model's shape as data: components of layers, layers of parts, parts of tensors.
+
+Every number that vrameter gives about a model is read off this one description: parameters and bytes
+from the tensors, caches from what the parts say of themselves, activations from the widths.
+
+An `Architecture` is a few `Component` s (the decoder, a vision tower, a projector). A component has
+layers; equal layers are one object that stands at several places, so that counting a model of a
+hundred layers touches each kind of layer once. A `Layer` has parts: an `Attention` or another mixer, a
+`FeedForward`, and the tensors of its norms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from typing import Literal, NamedTuple
+
+Role = Literal[
+    "embedding", "attention", "cross_attention", "mixer", "mlp", "experts", "shared_experts", "router",
+    "norm", "head", "projector", "convolution", "other",
+]  # fmt: skip
+
+
+class Tensor(NamedTuple):
+    """One named array.
+
+    Parameters
+    ----------
+    name
+        Path below its layer or component: ``self_attn.q_proj.weight``.
+    shape
+        As torch stores it: outputs before inputs; experts stacked in front.
+    role
+        What it is for; the line of an overview that it counts in.
+    slot
+        Which one of its kind: ``q``, ``k``, ``v``, ``o``, ``gate``, ``up``, ``down``, ``token``, ...
+        Quantisation mixtures, sharding and adapters go by it. Empty where nothing does.
+    linear
+        Whether it is the matrix of a linear layer, which a quantisation method may replace.
+    buffer
+        Whether it is stored and loaded but no parameter: a router's balancing bias, a fixed position.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+    slot: str = ""
+    linear: bool = False
+    buffer: bool = False
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return prod(self.shape)
+
+
+Tensors = tuple[Tensor, ...]
+Scope = Literal["full", "sliding", "chunked", "cross", "encoder"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Multi-head, grouped-query or multi-query attention.
+
+    Parameters
+    ----------
+    head_dim, value_dim
+        Widths of a key head and of a value head. [elements]
+    scope
+        What a token looks at, and so what the cache keeps: all tokens, the last `window`, the current
+        chunk of `window` tokens, or an encoder's output (``cross``). ``encoder`` keeps nothing.
+    window
+        Tokens kept by a sliding or chunked scope. [tokens]
+    num_sink_tokens
+        First tokens kept beside the window. [tokens]
+    shares_cache
+        Whether keys and values are those of an earlier layer, so that this one keeps none.
+    cross_tokens
+        Encoder positions that cross-attention keeps, where the architecture fixes them. [tokens]
+    """
+
+    tensors: Tensors
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    value_dim: int
+    scope: Scope = "full"
+    window: int | None = None
+    num_sink_tokens: int = 0
+    shares_cache: bool = False
+    cross_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LatentAttention:
+    """Multi-head latent attention: one compressed vector a token instead of keys and values.
+
+    `index_heads` and `index_dim` describe the small attention that chooses tokens in sparse variants;
+    it keeps `index_dim` more elements a token. `compression` is the number of tokens that share one
+    cached entry where a variant pools its cache.
+    """
+
+    tensors: Tensors
+    num_heads: int
+    q_lora_rank: int | None
+    kv_lora_rank: int
+    nope_dim: int
+    rope_dim: int
+    value_dim: int
+    index_heads: int = 0
+    index_dim: int = 0
+    scope: Scope = "full"
+    window: int | None = None
+    compression: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrent:
+    """A mixer with a state of fixed size per sequence instead of a cache that grows.
+
+    Parameters
+    ----------
+    kind
+        ``mamba``, ``mamba2``, ``gated_delta_net``, ``kda``, ``linear_attention``, ``short_conv``, ``rwkv``, ...
+    conv_channels, conv_kernel
+        The short convolution before it: engines keep its last ``kernel - 1`` columns, transformers `kernel`.
+    state_elements
+        Elements of the recurrent state of one sequence.
+    state_fp32
+        Whether the recurrent state is kept in fp32 whatever the model's dtype.
+    inner_size
+        Width inside the mixer, for activations. [elements]
+    """
+
+    tensors: Tensors
+    kind: str
+    conv_channels: int = 0
+    conv_kernel: int = 0
+    state_elements: int = 0
+    state_fp32: bool = False
+    inner_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FeedForward:
+    """A multi-layer perceptron, or a mixture of them.
+
+    `intermediate_size` is the width of one expert where `num_experts` > 0, and `shared_size` the width of what
+    every token passes besides.
+    """
+
+    tensors: Tensors
+    intermediate_size: int
+    gated: bool = True
+    num_experts: int = 0
+    num_experts_per_token: int = 0
+    shared_size: int = 0
+
+
+Part = Attention | LatentAttention | Recurrent | FeedForward
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One block: its parts in order, and the tensors that belong to none of them (norms, scales)."""
+
+    parts: tuple[Part, ...]
+    tensors: Tensors = ()
+
+    @cached_property
+    def all_tensors(self) -> Tensors:
+        """Every tensor of the layer, names relative to it."""
+        return (*(tensor for part in self.parts for tensor in part.tensors), *self.tensors)
+
+    @cached_property
+    def num_params(self) -> int:
+        """Parameters, buffers left out."""
+        return sum(tensor.size for tensor in self.all_tensors if not tensor.buffer)
+
+    @cached_property
+    def num_active_params(self) -> int:
+        """Parameters that one token uses: of the experts only those chosen."""
+        return self.num_params - sum(
+            tensor.size - tensor.size * part.num_experts_per_token // part.num_experts
+            for part in self.parts
+            if isinstance(part, FeedForward) and part.num_experts
+            for tensor in part.tensors
+            if tensor.role == "experts" and not tensor.buffer
+        )
+
+
+ComponentKind = Literal["decoder", "encoder", "vision", "audio", "projector", "head", "mtp", "other"]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A stack of layers with its embeddings and final norm, or a bag of tensors such as a projector.
+
+    Parameters
+    ----------
+    prefix
+        Module path put before the names of `tensors`: ``model``; may be empty.
+    layers_prefix
+        Module path of the layer list: ``model.layers``.
+    loaded
+        False for what a checkpoint stores and a plain loader skips, such as multi-token prediction.
+    """
+
+    kind: ComponentKind
+    name: str
+    hidden_size: int
+    layers: tuple[Layer, ...] = ()
+    tensors: Tensors = ()
+    prefix: str = ""
+    layers_prefix: str = "layers"
+    vocab_size: int = 0
+    max_positions: int = 0
+    loaded: bool = True
+
+    @cached_property
+    def layer_groups(self) -> tuple[tuple[Layer, tuple[int, ...]], ...]:
+        """Distinct layers with the places where they stand."""
+        places: dict[int, list[int]] = {}
+        by_identity: dict[int, Layer] = {}
+        for index, layer in enumerate(self.layers):
+            places.setdefault(id(layer), []).append(index)
+            by_identity[id(layer)] = layer
+        return tuple((by_identity[key], tuple(indices)) for key, indices in places.items())
+
+    @cached_property
+    def num_params(self) -> int:
+        """Parameters of the component."""
+        return sum(tensor.size for tensor in self.tensors if not tensor.buffer) + sum(
+            layer.num_params * len(places) for layer, places in self.layer_groups
+        )
+
+    @cached_property
+    def num_active_params(self) -> int:
+        """Parameters that one token uses."""
+        return self.num_params - sum(
+            (layer.num_params - layer.num_active_params) * len(places) for layer, places in self.layer_groups
+        )
+
+    def named_tensors(self) -> Iterator[tuple[str, int | None, Tensor]]:
+        """Yield every tensor with its full name and layer number."""
+        for tensor in self.tensors:
+            yield joined(self.prefix, tensor.name), None, tensor
+        for index, layer in enumerate(self.layers):
+            for tensor in layer.all_tensors:
+                yield f"{self.layers_prefix}.{index}.{tensor.name}", index, tensor
+
+    def counted_tensors(self) -> Iterator[tuple[Tensor, int]]:
+        """Yield every distinct tensor with how often it occurs, for sums."""
+        for tensor in self.tensors:
+            yield tensor, 1
+        for layer, places in self.layer_groups:
+            for tensor in layer.all_tensors:
+                yield tensor, len(places)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model.
+
+    Parameters
+    ----------
+    name
+        What it was asked for as, or what the config calls itself.
+    class_name
+        The class that would be built: ``LlamaForCausalLM``.
+    tied
+        Names of matrices that share another's memory: a head tied to the embedding.
+    dtype
+        The checkpoint's own dtype as the config states it, or None.
+    quantization_config
+        The object of that name in the config, or None.
+    stored_extra
+        Tensors that the file is known to hold beyond what is loaded: duplicated heads, rotary buffers.
+    notes
+        What the reader assumed.
+    """
+
+    name: str
+    model_type: str
+    class_name: str
+    components: tuple[Component, ...]
+    tied: tuple[str, ...] = ()
+    dtype: str | None = None
+    quantization_config: dict[str, object] | None = None
+    stored_extra: Tensors = ()
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def loaded(self) -> tuple[Component, ...]:
+        """Components that a plain loader builds."""
+        return tuple(component for component in self.components if component.loaded)
+
+    @cached_property
+    def num_params(self) -> int:
+        """Parameters as loaded, which is what ``model.parameters()`` counts."""
+        return sum(component.num_params for component in self.loaded)
+
+    @cached_property
+    def num_active_params(self) -> int:
+        """Parameters that one token uses."""
+        return sum(component.num_active_params for component in self.loaded)
+
+    @cached_property
+    def num_embedding_params(self) -> int:
+        """Parameters of token and position tables."""
+        return sum(
+            tensor.size * times
+            for component in self.loaded
+            for tensor, times in component.counted_tensors()
+            if tensor.role == "embedding" and not tensor.buffer
+        )
+
+    @cached_property
+    def params_by_role(self) -> dict[str, int]:
+        """Parameters of each role, the largest first."""
+        sums: dict[str, int] = {}
+        for component in self.loaded:
+            for tensor, times in component.counted_tensors():
+                if not tensor.buffer:
+                    sums[tensor.role] = sums.get(tensor.role, 0) + tensor.size * times
+        return dict(sorted(sums.items(), key=lambda pair: -pair[1]))
+
+    @cached_property
+    def num_buffer_elements(self) -> int:
+        """Elements that are loaded and stored but are no parameters."""
+        return sum(
+            tensor.size * times
+            for component in self.loaded
+            for tensor, times in component.counted_tensors()
+            if tensor.buffer
+        )
+
+    @cached_property
+    def num_stored_params(self) -> int:
+        """Elements that an unquantised checkpoint holds: loaded, buffers, and what loaders skip."""
+        return (
+            self.num_params
+            + self.num_buffer_elements
+            + sum(component.num_params for component in self.components if not component.loaded)
+            + sum(tensor.size for tensor in self.stored_extra)
+        )
+
+    def component(self, kind: ComponentKind) -> Component | None:
+        """Return the first component of a kind."""
+        return next((component for component in self.components if component.kind == kind), None)
+
+    @cached_property
+    def decoder(self) -> Component | None:
+        """The component that generates tokens, or None for a pure encoder."""
+        return self.component("decoder")
+
+    @cached_property
+    def main(self) -> Component:
+        """The decoder, else the component with the most parameters."""
+        return self.decoder or max(self.components, key=lambda component: component.num_params)
+
+    def named_tensors(self) -> Iterator[tuple[str, int | None, Tensor]]:
+        """Yield every loaded tensor with its full name and layer number."""
+        for component in self.loaded:
+            yield from component.named_tensors()
+
+    def renamed(self, name: str, *, notes: tuple[str, ...] = ()) -> Architecture:
+        """Return the same model under another name, with notes added."""
+        return replace(self, name=name, notes=(*self.notes, *notes))
+
+
+def joined(prefix: str, name: str) -> str:
+    """Return a module path below another; either may be empty."""
+    return f"{prefix}.{name}" if prefix and name else prefix or name
+
+
+__all__ = [
+    "Architecture", "Attention", "Component", "FeedForward", "LatentAttention", "Layer", "Part", "Recurrent",
+    "Role", "Tensor", "Tensors", "joined",
+]  # fmt: skip

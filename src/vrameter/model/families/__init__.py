@@ -1,0 +1,1 @@
+"""config.json -> Architecture, one module per kind of network."""

@@ -1,0 +1,148 @@
+"""config.json -> Architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vrameter.errors import ConfigError, closest
+from vrameter.i18n import tr
+from vrameter.model import parts
+from vrameter.model.architecture import Architecture, Component, Tensors
+from vrameter.model.config import Config, check_json, shown
+from vrameter.model.families.index import MODULES
+from vrameter.model.families.registry import Built, Entry, as_tuple, entry, num_labels
+from vrameter.model.likeness import likely_type
+
+MAX_TENSORS = 2_000_000
+DTYPES = {
+    "float32": "fp32", "float": "fp32", "fp32": "fp32", "float16": "fp16", "half": "fp16", "fp16": "fp16",
+    "bfloat16": "bf16", "bf16": "bf16", "float8_e4m3fn": "fp8", "float8_e5m2": "fp8", "float64": "fp64",
+}  # fmt: skip
+
+
+def read_config(values: Mapping[str, Any], *, name: str = "") -> Architecture:
+    """Return the architecture that a config.json describes.
+
+    Parameters
+    ----------
+    values
+        The parsed object.
+    name
+        What to call the model; the config's own ``_name_or_path`` or class where it is empty.
+
+    Raises
+    ------
+    ConfigError
+        Naming the field that is missing, wrong or contradictory, or a kind of network not known here.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            tr("config: %(value)s is not an object.", value=shown(values)),
+            field="config",
+            hint=tr("Give the config.json of one model."),
+        )
+    check_json(values)
+    cfg = Config(values)
+    if not values:
+        raise ConfigError(
+            tr("config: is empty."), field="config", hint=tr("Give the config.json of one model.")
+        )
+    found = entry(cfg.model_type)
+    if found is None:
+        cfg = _as_known(cfg)
+        found = entry(cfg.model_type)
+        assert found is not None
+    class_name = _class_name(values, found)
+    built = build(cfg, found, class_name)
+    quantization = values.get("quantization_config") or values.get("quantization")
+    if quantization is None and isinstance(values.get("text_config"), Mapping):
+        quantization = values["text_config"].get("quantization_config")
+    return Architecture(
+        name=name or str(values.get("_name_or_path") or class_name or cfg.model_type),
+        model_type=cfg.model_type,
+        class_name=class_name,
+        components=tuple(component for component in built.components if component.layers or component.tensors),
+        tied=built.tied,
+        dtype=_dtype(values),
+        quantization_config=dict(quantization) if isinstance(quantization, Mapping) else None,
+        stored_extra=built.stored_extra,
+        notes=tuple(dict.fromkeys(cfg.notes)),
+    )
+
+
+def build(cfg: Config, found: Entry, class_name: str) -> Built:
+    """Return the components of a model: its body and the head that its class puts on it."""
+    if found.kind == "model":
+        return found.read(cfg, class_name)  # type: ignore[no-any-return]
+    if found.heads is not None:
+        special = found.heads(cfg, class_name)
+        if special is not None:
+            return special
+    has_head = not class_name.endswith("Model") or class_name.endswith("LMHeadModel")
+    body = as_tuple(found.read(cfg, found.base if has_head else ""))
+    if not has_head:
+        return Built(body)
+    return with_head(cfg, body, class_name)
+
+
+def with_head(
+    cfg: Config, body: tuple[Component, ...], class_name: str, *, name: str = "lm_head", bias: bool = False
+) -> Built:
+    """Return a body with the head that its class puts on it."""
+    hidden, vocab = body[0].hidden_size, body[0].vocab_size
+    if class_name.endswith(("ForSequenceClassification", "ForRewardModel", "ForTextClassification")):
+        return Built((*body, _head(parts.linear("score", num_labels(cfg), hidden, role="head"), hidden)))
+    if class_name.endswith("ForTokenClassification"):
+        return Built((*body, _head(parts.linear("score", num_labels(cfg), hidden, bias=True, role="head"), hidden)))
+    if class_name.endswith("ForQuestionAnswering"):
+        return Built((*body, _head(parts.linear("qa_outputs", 2, hidden, bias=True, role="head"), hidden)))
+    if not vocab:
+        return Built(body)
+    tensors = parts.lm_head(vocab, hidden, name=name, bias=bias)
+    if cfg.tied:
+        return Built((*body, _head(tensors[1:], hidden)), tied=(f"{name}.weight",))
+    return Built((*body, _head(tensors, hidden)))
+
+
+def _head(tensors: Tensors, hidden: int) -> Component:
+    return Component(kind="head", name="head", hidden_size=hidden, tensors=tensors)
+
+
+def _class_name(values: Mapping[str, Any], found: Entry) -> str:
+    classes = values.get("architectures")
+    if isinstance(classes, (list, tuple)) and classes and isinstance(classes[0], str):
+        name: str = classes[0]
+        if not name.startswith("Auto"):
+            return name
+        return name.replace("AutoModelFor", "For") if name.startswith("AutoModelFor") else found.task
+    return found.task
+
+
+def _dtype(values: Mapping[str, Any]) -> str | None:
+    for level in (values, values.get("text_config"), values.get("llm_config")):
+        if isinstance(level, Mapping):
+            stated = level.get("dtype") or level.get("torch_dtype")
+            if isinstance(stated, str):
+                return DTYPES.get(stated.removeprefix("torch."))
+    return None
+
+
+def _as_known(cfg: Config) -> Config:
+    """Return a config of an unknown `model_type` read as the known one that it looks like."""
+    likely = likely_type(cfg)
+    if likely is None:
+        near = closest(cfg.model_type, MODULES) if cfg.model_type else []
+        raise ConfigError(
+            tr("config.model_type: '%(value)s' is not a kind of network known here, and its fields look like none that is.",
+               value=cfg.model_type or ""),
+            field="config.model_type",
+            hint=tr("Did you mean %(names)s?", names=", ".join(near)) if near
+            else tr("List the kinds with: vrameter models --types"),
+        )  # fmt: skip
+    read = cfg.as_type(likely)
+    if cfg.model_type:
+        read.warn("model_type '%(given)s' is not known; its fields are read as '%(read)s'.", given=cfg.model_type, read=likely)
+    else:
+        read.warn("The config has no model_type; its fields are read as '%(read)s'.", read=likely)
+    return read

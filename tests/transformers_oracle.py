@@ -1,0 +1,208 @@
+"""What transformers itself builds, to hold the readers against: names and shapes on the meta device.
+
+    python tests/transformers_oracle.py qwen3 llava             # default configuration of each class of these types
+    python tests/transformers_oracle.py --random 20 qwen3       # and 20 randomly perturbed shapes
+    python tests/transformers_oracle.py --all --quiet           # every type that transformers knows: a table of what differs
+
+Needs torch and transformers; nothing else in the tests does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import random
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "src"))
+
+from vrameter.errors import ConfigError
+from vrameter.model.families.index import MODULES
+from vrameter.model.read import read_config
+
+MAPPINGS = (
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
+    "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES",
+    "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+    "MODEL_MAPPING_NAMES",
+)
+# Whole numbers that set shapes without having to divide one another in ways only the class knows.
+SIZES = {
+    "hidden_size", "n_embd", "d_model", "intermediate_size", "ffn_dim", "d_ff", "num_hidden_layers", "n_layer", "num_layers",
+    "encoder_layers", "decoder_layers", "vocab_size", "moe_intermediate_size", "num_experts", "num_local_experts",
+    "n_routed_experts", "shared_expert_intermediate_size", "shared_intermediate_size", "kv_lora_rank", "q_lora_rank",
+    "head_dim", "max_position_embeddings", "encoder_ffn_dim", "decoder_ffn_dim", "depth", "mlp_dim", "n_shared_experts",
+    "num_attention_heads", "num_key_value_heads", "image_size", "patch_size", "state_size", "first_k_dense_replace",
+    "mamba_d_state", "conv_kernel", "linear_num_value_heads", "linear_num_key_heads", "linear_key_head_dim",
+    "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "type_vocab_size", "projection_dim", "num_mel_bins",
+}  # fmt: skip
+FLAGS = {"tie_word_embeddings", "attention_bias", "mlp_bias", "use_qk_norm", "qkv_bias", "use_bias"}
+
+
+def classes_of(model_type: str) -> list[str]:
+    """Return the class names that transformers builds for a type, those with a head first."""
+    from transformers.models.auto import modeling_auto
+
+    names: list[str] = []
+    for mapping in MAPPINGS:
+        found = getattr(modeling_auto, mapping, {}).get(model_type)
+        for name in (found,) if isinstance(found, str) else found or ():
+            if name not in names:
+                names.append(name)
+    return names
+
+
+def built(config: Any, class_name: str) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """Return name -> (shape, is parameter) of a class on the meta device; tied names once, buffers if stored."""
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        model = getattr(transformers, class_name)(copy.deepcopy(config))
+        model.tie_weights()
+    tensors = {name: (tuple(value.shape), True) for name, value in model.named_parameters()}
+    stored = set(model.state_dict())
+    for name, value in model.named_buffers():
+        if name in stored:
+            tensors[name] = (tuple(value.shape), False)
+    return tensors
+
+
+def compare(config: Any, class_name: str, values: dict[str, Any]) -> tuple[int, int, list[str]]:
+    """Return parameters by transformers, by the reader, and the names whose shapes differ (``+`` theirs, ``-`` ours)."""
+    theirs = built(config, class_name)
+    architecture = read_config({**values, "architectures": [class_name]})
+    ours = {name: (tensor.shape, not tensor.buffer) for name, _, tensor in architecture.named_tensors()}
+    lines = [f"+ {name} {theirs[name][0]}{'' if theirs[name][1] else ' buffer'}" for name in theirs if ours.get(name) != theirs[name]]
+    lines += [f"- {name} {ours[name][0]}{'' if ours[name][1] else ' buffer'}" for name in ours if ours[name] != theirs.get(name)]
+    total = 0
+    for shape, is_parameter in theirs.values():
+        if is_parameter:
+            size = 1
+            for length in shape:
+                size *= length
+            total += size
+    return total, architecture.num_params, lines
+
+
+def perturbed(values: Any, rng: random.Random) -> Any:
+    """Return a copy of a configuration with a few of its sizes changed."""
+    if isinstance(values, dict):
+        changed = {}
+        for key, value in values.items():
+            if key in SIZES and isinstance(value, int) and not isinstance(value, bool) and value > 1 and rng.random() < 0.4:
+                if "layers" in key or key in {"n_layer", "depth"}:
+                    value = rng.randint(2, max(3, min(value, 12)))
+                elif key == "vocab_size":
+                    value += rng.randint(0, 300)
+                elif key == "first_k_dense_replace":
+                    value = rng.randint(0, 3)
+                else:
+                    value = value * rng.choice((1, 2, 3)) // (2 if value % 2 == 0 and rng.random() < 0.5 else 1)
+            elif key in FLAGS and isinstance(value, bool):
+                value = rng.random() < 0.5
+            elif isinstance(value, (dict, list)) and key not in ("rope_parameters", "rope_scaling"):
+                value = perturbed(value, rng) if isinstance(value, dict) else value
+            changed[key] = value
+        for heads, kv_heads in (("num_attention_heads", "num_key_value_heads"), ("linear_num_value_heads", "linear_num_key_heads")):
+            if changed.get(heads) and changed.get(kv_heads):
+                divisors = [size for size in range(1, changed[heads] + 1) if changed[heads] % size == 0]
+                changed[kv_heads] = rng.choice(divisors) if changed[kv_heads] != values[kv_heads] else max(
+                    size for size in divisors if size <= changed[kv_heads]
+                )
+        return changed
+    return values
+
+
+def variants(model_type: str, count: int, seed: int) -> Iterator[tuple[str, Any]]:
+    """Yield the default configuration of a type and `count` perturbed ones, as ``(label, config)``."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config_class = CONFIG_MAPPING[model_type]
+    default = config_class()
+    yield "default", default
+    rng = random.Random(f"{model_type}{seed}")
+    plain = default.to_dict()
+    for index in range(count):
+        values = perturbed(plain, rng)
+        for key in ("layer_types", "mlp_layer_types"):
+            for level in (values, *(item for item in values.values() if isinstance(item, dict))):
+                level.pop(key, None)
+        try:
+            yield f"random-{index}", config_class.from_dict(values)
+        except Exception:  # transformers refuses the combination: nothing to compare
+            continue
+
+
+def json_of(config: Any, *, difference: bool) -> dict[str, Any]:
+    """Return what config.json would say: all of it, or as saved, only what differs from the class."""
+    text = config.to_json_string(use_diff=difference)
+    return json.loads(text.replace("Infinity", "1e30").replace("NaN", "0"))
+
+
+def quiet() -> None:
+    logging.disable(logging.CRITICAL)
+    warnings.filterwarnings("ignore")
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("types", nargs="*")
+    arguments.add_argument("--all", action="store_true")
+    arguments.add_argument("--known", action="store_true", help="every type that vrameter reads")
+    arguments.add_argument("--random", type=int, default=0)
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--quiet", action="store_true")
+    arguments.add_argument("--names", type=int, default=12, help="differing names to show")
+    given = arguments.parse_args()
+    quiet()
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    types = given.types or [name for name in CONFIG_MAPPING if given.all or name in MODULES]
+    same = different = unreadable = 0
+    for model_type in types:
+        for class_name in classes_of(model_type):
+            for label, config in variants(model_type, given.random, given.seed):
+                for difference in (False, True):
+                    values = json_of(config, difference=difference)
+                    title = f"{model_type:24} {class_name:44} {label}{' saved' if difference else ''}"
+                    try:
+                        total, ours, lines = compare(config, class_name, values)
+                    except ConfigError as error:
+                        if model_type in MODULES or not given.all:
+                            print(f"REFUSED {title}: {error.message}")
+                        unreadable += 1
+                        continue
+                    except Exception as error:
+                        if not given.quiet:
+                            print(f"not built {title}: {type(error).__name__}: {str(error)[:120]}")
+                        if not type(error).__module__.startswith("vrameter") and "vrameter" not in repr(error.__traceback__):
+                            continue
+                        raise
+                    if total == ours and not lines:
+                        same += 1
+                        if not given.quiet:
+                            print(f"same      {title}: {total:,}")
+                    else:
+                        different += total != ours
+                        same += total == ours
+                        mark = "COUNT    " if total != ours else "names    "
+                        if total != ours or not given.quiet:
+                            print(f"{mark} {title}: transformers {total:,} here {ours:,} ({ours - total:+,})")
+                            print("\n".join(f"    {line}" for line in lines[: given.names]))
+    print(f"{same} same, {different} different, {unreadable} not read")
+    return 1 if different else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

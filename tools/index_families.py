@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 FAMILIES = Path(__file__).parent.parent / "src" / "vrameter" / "model" / "families"
@@ -34,7 +35,12 @@ def main() -> None:
         '"""Which module holds the reader of each `model_type`. Written by tools/index_families.py; do not edit."""\n\n'
         f"MODULES: dict[str, str] = {{\n{lines}}}\n"
     )
-    (FAMILIES / "index.py").write_text(text)
+    path = FAMILIES / "index.py"
+    if "--check" in sys.argv:
+        if path.read_text() != text:
+            raise SystemExit("index.py has fallen behind: run python tools/index_families.py")
+    else:
+        path.write_text(text)
     print(len(modules), "model types")
 
 

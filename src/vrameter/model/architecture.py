@@ -99,7 +99,11 @@ class LatentAttention:
 
     `index_heads` and `index_dim` describe the small attention that chooses tokens in sparse variants;
     it keeps `index_dim` more elements a token. `compression` is the number of tokens that share one
-    cached entry where a variant pools its cache.
+    cached entry where a variant pools its cache; its indexer's entries are pooled alike.
+
+    A token's entry has ``kv_lora_rank + rope_dim`` elements. Without pooling, `window` is the reach of a sliding
+    scope. With pooling (`compression` > 1) one entry stands for `compression` tokens without bound, and the last
+    `window` tokens are kept unpooled besides; `state_elements` is what waits to be pooled, of fixed size per sequence.
     """
 
     tensors: Tensors
@@ -114,6 +118,7 @@ class LatentAttention:
     scope: Scope = "full"
     window: int | None = None
     compression: int = 1
+    state_elements: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +211,10 @@ class Component:
         Module path of the layer list: ``model.layers``.
     loaded
         False for what a checkpoint stores and a plain loader skips, such as multi-token prediction.
+    first_layer
+        Number of the first of `layers` in the whole model, where this is one device's share.
+    first_layer
+        Number that the first layer bears in names, where they go on from another component's.
     """
 
     kind: ComponentKind
@@ -218,6 +227,7 @@ class Component:
     vocab_size: int = 0
     max_positions: int = 0
     loaded: bool = True
+    first_layer: int = 0
 
     @cached_property
     def layer_groups(self) -> tuple[tuple[Layer, tuple[int, ...]], ...]:
@@ -247,9 +257,10 @@ class Component:
         """Yield every tensor with its full name and layer number."""
         for tensor in self.tensors:
             yield joined(self.prefix, tensor.name), None, tensor
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers, self.first_layer):
+            number = self.first_layer + index
             for tensor in layer.all_tensors:
-                yield f"{self.layers_prefix}.{index}.{tensor.name}", index, tensor
+                yield f"{self.layers_prefix}.{number}.{tensor.name}", number, tensor
 
     def counted_tensors(self) -> Iterator[tuple[Tensor, int]]:
         """Yield every distinct tensor with how often it occurs, for sums."""
@@ -291,6 +302,9 @@ class Architecture:
     quantization_config: dict[str, object] | None = None
     stored_extra: Tensors = ()
     notes: tuple[str, ...] = ()
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.model_type, self.class_name, self.num_params))
 
     @cached_property
     def loaded(self) -> tuple[Component, ...]:

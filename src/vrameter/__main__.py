@@ -1,0 +1,5 @@
+"""``python -m vrameter``."""
+
+from vrameter.cli import main
+
+raise SystemExit(main())

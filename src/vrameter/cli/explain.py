@@ -1,0 +1,48 @@
+"""``vrameter explain MODEL --term TERM``: the formula, the same with numbers put in, the source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vrameter.cli.options import output_options, question_options, request_of
+from vrameter.errors import UnknownNameError
+from vrameter.i18n import tr
+
+
+def command() -> click.Command:
+    """Return the command."""
+    return click.Command(
+        "explain",
+        callback=run,
+        params=[
+            click.Argument(["model"], required=False),
+            click.Option(["--term", "-t"], metavar="TERM", help=tr("one term, such as kv_cache (default: all)")),
+            *question_options(),
+            *output_options(check=False),
+        ],
+        help=tr("Show where a number comes from: its formula, the same with numbers put in, its source."),
+    )
+
+
+def run(model: str | None, format_: str, term: str | None, **given: Any) -> int:
+    """Explain the terms of one estimate."""
+    from vrameter.cli.write import write_explanation
+    from vrameter.estimate import estimate
+
+    response = estimate(request_of(model, given))
+    items = response["devices"][0]["items"]
+    names = list(dict.fromkeys(item["term"] for item in items))
+    if term is not None:
+        chosen = term.strip().lower().replace("-", "_")
+        if chosen not in names:
+            raise UnknownNameError(
+                tr("--term: this estimate has no term '%(value)s'.", value=term),
+                chosen,
+                names,
+                field="--term",
+                otherwise=tr("Use one of: %(names)s.", names=", ".join(names)),
+            )
+        items = [item for item in items if item["term"] == chosen]
+    return write_explanation(response, items, format_)

@@ -1,0 +1,30 @@
+"""What click refuses, in our words: the flag, its value, what to type next."""
+
+from __future__ import annotations
+
+import click
+
+from vrameter.errors import RequestError, VrameterError, closest
+from vrameter.i18n import tr
+
+
+def explained(error: click.ClickException) -> VrameterError:
+    """Return a click error as one of ours."""
+    hint = tr("See: vrameter --help")
+    if isinstance(error, click.NoSuchOption):
+        known = [flag for param in (error.ctx.command.params if error.ctx else []) for flag in param.opts]
+        near = closest(error.option_name, known)
+        return RequestError(
+            tr("%(flag)s: there is no such flag.", flag=error.option_name),
+            field=error.option_name,
+            hint=tr("Did you mean %(names)s?", names=", ".join(near)) if near else hint,
+        )
+    if isinstance(error, click.MissingParameter):
+        name = error.param.human_readable_name if error.param else ""
+        return RequestError(tr("%(name)s: is missing.", name=name), field=name, hint=hint)
+    if isinstance(error, click.BadParameter):
+        name = error.param.opts[0] if error.param and error.param.opts else ""
+        return RequestError(f"{name}: {error.message}" if name else error.message, field=name, hint=hint)
+    if isinstance(error, click.BadOptionUsage):
+        return RequestError(tr("%(flag)s: needs a value.", flag=error.option_name), field=error.option_name, hint=hint)
+    return RequestError(error.format_message(), hint=hint)

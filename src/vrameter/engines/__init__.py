@@ -1,0 +1,92 @@
+"""How each runtime spends a GPU, one module each.
+
+An engine module has ``estimate(ask) -> Answer``; `ENGINES` names the module of each engine that is modelled, so that
+only that one is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from vrameter.errors import RequestError, UnknownNameError
+from vrameter.i18n import tr
+from vrameter.spec import INFERENCE_ENGINES, TRAINING_ENGINES, Request
+
+if TYPE_CHECKING:
+    from vrameter.devices import Device
+    from vrameter.ledger import Ledger
+    from vrameter.model.architecture import Architecture
+
+ENGINES = {"transformers": "vrameter.engines.transformers"}
+ALIASES = {"hf": "transformers", "huggingface": "transformers", "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "trtllm": "tensorrt-llm"}
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request with every name looked up: what an engine is asked."""
+
+    request: Request
+    architecture: Architecture
+    device: Device | None
+    num_devices: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an engine answers.
+
+    Parameters
+    ----------
+    ledgers
+        One per distinct device, the fullest first, with how many devices are like it.
+    settings
+        The engine's settings with every default filled in.
+    resolved
+        Other request fields with their defaults filled in.
+    kv_cache, report
+        Objects of the response under these names.
+    """
+
+    ledgers: tuple[tuple[Ledger, int], ...]
+    settings: dict[str, Any]
+    resolved: dict[str, Any] = field(default_factory=dict)
+    kv_cache: dict[str, Any] | None = None
+    report: dict[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def engine(name: str, task: str) -> Any:
+    """Return the module of an engine.
+
+    Raises
+    ------
+    UnknownNameError, RequestError
+        For a name that is no engine, or one that is not modelled yet.
+    """
+    lowered = name.strip().lower()
+    lowered = ALIASES.get(lowered, lowered)
+    known = INFERENCE_ENGINES if task == "inference" else TRAINING_ENGINES
+    if task == "training":
+        raise RequestError(
+            tr("task: training is estimated by the rule of thumb only in this version."),
+            field="task",
+            hint=tr('Ask with {"method": "rule-of-thumb"}, or see the training column of: vrameter MODEL'),
+        )
+    if lowered in ENGINES:
+        return import_module(ENGINES[lowered])
+    if lowered in known:
+        raise RequestError(
+            tr("engine: '%(value)s' is not modelled in this version.", value=name),
+            field="engine",
+            hint=tr("Use one of: %(names)s.", names=", ".join(ENGINES)),
+        )
+    raise UnknownNameError(
+        tr("engine: '%(value)s' is not an engine known here.", value=name),
+        lowered,
+        known,
+        field="engine",
+        otherwise=tr("Use one of: %(names)s.", names=", ".join(ENGINES)),
+    )

@@ -1,0 +1,1 @@
+"""The memory terms, one module each: pure functions from whole numbers to bytes."""

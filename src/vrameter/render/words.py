@@ -1,0 +1,129 @@
+"""The words that people read for the identifiers that programs read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vrameter.i18n import tr
+from vrameter.units import format_bytes
+
+
+def term_label(term: str) -> str:
+    """Return the name of a memory term."""
+    labels = {
+        "weights": tr("weights"),
+        "kv_cache": tr("KV cache"),
+        "state_cache": tr("recurrent states"),
+        "activations": tr("activations"),
+        "logits": tr("logits"),
+        "temporary": tr("temporary copies"),
+        "workspace": tr("library workspace"),
+        "fragmentation": tr("allocator slack"),
+        "runtime": tr("driver and context"),
+        "optimizer_state": tr("gradients and optimizer state"),
+    }
+    return labels.get(term, term)
+
+
+def phase_label(phase: str) -> str:
+    """Return the name of a phase."""
+    labels = {
+        "load": tr("loading"),
+        "prefill": tr("reading the prompt"),
+        "decode": tr("generating"),
+        "forward": tr("the forward pass"),
+        "inference": tr("inference"),
+        "step": tr("a training step"),
+    }
+    return labels.get(phase, phase)
+
+
+def basis_label(basis: str) -> str:
+    """Return how a number came about."""
+    labels = {
+        "exact": tr("exact"),
+        "modelled": tr("modelled"),
+        "calibrated": tr("calibrated"),
+        "assumed": tr("assumed"),
+    }
+    return labels.get(basis, basis)
+
+
+def interval(low: int, high: int) -> str:
+    """Return an interval, or nothing where both ends read alike."""
+    first, last = format_bytes(low), format_bytes(high)
+    return "" if first == last else tr("%(low)s to %(high)s", low=first, high=last)
+
+
+def verdict(response: Mapping[str, Any]) -> str:
+    """Return the first line: whether it fits, what it needs, what there is."""
+    entry = response["devices"][0]
+    peak = entry["peak"]
+    name = response["model"]["name"]
+    needed = format_bytes(peak["used_bytes"])
+    if "fits" not in entry:
+        return tr("%(model)s needs %(peak)s.", model=name, peak=needed)
+    count = response["request"].get("num_devices", 1)
+    device = entry["name"] if count == 1 else f"{count} x {entry['name']}"
+    values = {
+        "model": name,
+        "device": device,
+        "peak": needed,
+        "budget": format_bytes(entry["budget_bytes"]),
+        "headroom": format_bytes(abs(entry["headroom_bytes"])),
+    }
+    sentences = {
+        "surely": tr("Fits: %(model)s needs %(peak)s of the %(budget)s on %(device)s, %(headroom)s to spare.", **values),
+        "probably": tr(
+            "Probably fits: %(model)s needs %(peak)s of the %(budget)s on %(device)s, only %(headroom)s to spare.", **values
+        ),
+        "hardly": tr(
+            "Hardly fits: %(model)s needs %(peak)s, and %(device)s has %(budget)s: %(headroom)s too little.", **values
+        ),
+        "no": tr("Does not fit: %(model)s needs %(peak)s, and %(device)s has %(budget)s: %(headroom)s too little.", **values),
+    }
+    return sentences[entry["confidence"]]
+
+
+def setup(response: Mapping[str, Any]) -> str:
+    """Return what was asked, in one line: model, format, tokens, engine."""
+    model, request = response["model"], response["request"]
+    settings = request.get("settings") or {}
+    parts: list[str] = []
+    if model.get("architecture"):
+        parts.append(tr("%(params)s parameters", params=f"{model['num_params']:,}"))
+        if model["num_active_params"] != model["num_params"]:
+            parts.append(tr("%(params)s active per token", params=f"{model['num_active_params']:,}"))
+    parts.append(str(request.get("quantization") or request.get("dtype") or ""))
+    if settings.get("context_length"):
+        parts.append(tr("%(tokens)s tokens", tokens=f"{settings['context_length']:,}"))
+    if settings.get("batch_size"):
+        parts.append(tr("%(count)s at once", count=settings["batch_size"]))
+    if request.get("method") == "architecture":
+        parts.append(str(request["engine"]))
+    return " · ".join(part for part in parts if part)
+
+
+def merged_items(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the items alive at the peak, those of one term added up, the largest first."""
+    phase = entry["peak"]["phase"]
+    merged: dict[str, dict[str, Any]] = {}
+    for item in entry["items"]:
+        if phase not in item["phases"]:
+            continue
+        found = merged.setdefault(
+            item["term"], {"term": item["term"], "bytes": 0, "low_bytes": 0, "high_bytes": 0, "basis": item["basis"]}
+        )
+        for key in ("bytes", "low_bytes", "high_bytes"):
+            found[key] += item[key]
+        order = ("exact", "modelled", "calibrated", "assumed")
+        found["basis"] = max(found["basis"], item["basis"], key=order.index)
+    return sorted(merged.values(), key=lambda item: -item["bytes"])
+
+
+def substituted(formula: str, values: Mapping[str, int]) -> str:
+    """Return a formula with its numbers put in."""
+    import re
+
+    return re.sub(r"[A-Za-z_]\w*", lambda match: f"{values[match[0]]:,}" if match[0] in values else match[0], formula)

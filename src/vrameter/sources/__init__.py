@@ -1,0 +1,126 @@
+"""A model reference -> its architecture: the only code that reads disk or network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vrameter.errors import RequestError
+from vrameter.i18n import tr
+from vrameter.units import parse_count
+
+if TYPE_CHECKING:
+    from vrameter.model.architecture import Architecture
+
+MAX_PARAMS = 10**16
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model as it was resolved.
+
+    `architecture` is None where only a number of parameters was given. `source` says where the shape comes from:
+    ``catalogue``, ``config``, ``folder``, ``count``.
+    """
+
+    name: str
+    architecture: Architecture | None
+    num_params: int
+    source: str
+    notes: tuple[str, ...] = ()
+    published_params: int | None = None
+    trust: str = ""
+
+
+def resolve(reference: object) -> Model:
+    """Return the model that a reference names.
+
+    Parameters
+    ----------
+    reference
+        A catalogue name or Hub id, a folder with a config.json or that file, a bare count such as ``8.8B`` or
+        8800000000, or ``{"config": {...}, "name": "..."}``.
+
+    Raises
+    ------
+    VrameterError
+        For a name that is unknown, a count out of bounds, or a config that describes no model.
+    """
+    if isinstance(reference, bool) or reference is None:
+        raise _unusable(reference)
+    if isinstance(reference, (int, float)):
+        return _counted(reference, str(reference))
+    if isinstance(reference, Mapping):
+        return _configured(reference)
+    if not isinstance(reference, str):
+        raise _unusable(reference)
+    text = reference.strip()
+    count = parse_count(text)
+    if count is not None:
+        return _counted(count, text)
+    if text[:1] in "-+" and parse_count(text[1:].strip()) is not None:
+        return _counted(-1, text)
+    from vrameter.sources import folder
+
+    if folder.is_path(text):
+        return folder.read(text)
+    from vrameter.sources import catalogue
+
+    entry = catalogue.find(text)
+    architecture = entry.architecture()
+    return Model(
+        name=entry.id,
+        architecture=architecture,
+        num_params=architecture.num_params,
+        source="catalogue",
+        notes=tuple(entry.notes),
+        published_params=entry.published_params,
+        trust=entry.trust,
+    )
+
+
+def _unusable(reference: object) -> RequestError:
+    return RequestError(
+        tr("model: %(value)s is not a name, a number of parameters or a config.", value=repr(reference)[:60]),
+        field="model",
+        hint=tr('Name one: {"model": "llama-3.1-8b"}. List them with: vrameter models'),
+    )
+
+
+def _counted(count: float, text: str) -> Model:
+    number = int(count) if count == count and abs(count) != float("inf") else 0
+    if number != count or not 0 < number <= MAX_PARAMS:
+        raise RequestError(
+            tr("model: %(value)s is not a number of parameters between 1 and %(most)s.", value=text, most=MAX_PARAMS),
+            field="model",
+            hint=tr("Give a count such as 8.8B or 8800000000, or a model's name."),
+        )
+    return Model(name=text, architecture=None, num_params=number, source="count")
+
+
+def _configured(reference: Mapping[str, Any]) -> Model:
+    from vrameter.model.read import read_config
+
+    extra = [key for key in reference if key not in ("config", "name")]
+    if "config" not in reference and ("model_type" in reference or "architectures" in reference):
+        raise RequestError(
+            tr("model: a config.json stands under the key 'config'."),
+            field="model",
+            hint=tr('Give {"model": {"config": { ... }}}.'),
+        )
+    if "config" not in reference or extra:
+        raise RequestError(
+            tr("model: %(keys)s: give one source, an object with 'config' and perhaps 'name'.", keys=", ".join(map(str, reference)) or "{}"),
+            field="model",
+            hint=tr('Give {"model": {"config": { ... }}}.'),
+        )
+    name = reference.get("name") or ""
+    if not isinstance(name, str):
+        raise RequestError(
+            tr("model.name: %(value)s is not a text.", value=repr(name)[:60]),
+            field="model.name",
+            hint=tr('Give {"model": {"config": { ... }, "name": "my-model"}}.'),
+        )
+    architecture = read_config(reference["config"], name=name)
+    return Model(name=architecture.name, architecture=architecture, num_params=architecture.num_params, source="config")

@@ -1,0 +1,224 @@
+"""What a user asks: requests, declared once.
+
+One field declaration gives the check, its error message, the command-line option and the JSON Schema. Names are
+those of the request seam; an engine's settings carry the engine's own names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from vrameter.errors import RequestError, UnknownNameError, closest
+from vrameter.i18n import tr
+
+Count = Annotated[int, Meta(ge=1, le=2**20)]
+Tokens = Annotated[int, Meta(ge=1, le=2**30, description="[tokens]")]
+MAX_PARAMS = 10**18
+MAX_CAPACITY = 2**60
+
+Task = Literal["inference", "training"]
+Method = Literal["architecture", "rule-of-thumb"]
+AttentionImplementation = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"]
+CacheImplementation = Literal["dynamic", "static", "sliding_window", "hybrid", "quantized", "offloaded", "offloaded_static"]
+
+INFERENCE_ENGINES = ("transformers", "vllm", "sglang", "llama.cpp", "ollama", "tensorrt-llm", "diffusers", "mlx", "exllama", "tgi")
+TRAINING_ENGINES = (
+    "transformers", "trl", "deepspeed", "torchtune", "torchtitan", "litgpt", "megatron", "axolotl", "llama-factory",
+    "ms-swift", "unsloth",
+)  # fmt: skip
+
+
+class Parallelism(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
+    """How many devices share the work, and how."""
+
+    tensor: Annotated[int, Meta(ge=1, le=4096, description="devices that split every matrix")] = 1
+    pipeline: Annotated[int, Meta(ge=1, le=4096, description="devices that split the layers")] = 1
+    data: Annotated[int, Meta(ge=1, le=65536, description="copies that serve different sequences")] = 1
+    expert: Annotated[int, Meta(ge=1, le=4096, description="devices that split the experts")] = 1
+    context: Annotated[int, Meta(ge=1, le=4096, description="devices that split the tokens")] = 1
+    sequence: bool = False
+    zero_stage: Annotated[int, Meta(ge=0, le=3)] = 0
+    fsdp: str | None = None
+    offload: str | None = None
+
+    @property
+    def num_devices(self) -> int:
+        """Devices that these degrees make together; experts are split inside them."""
+        return self.tensor * self.pipeline * self.data * self.context
+
+
+class DeviceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A device by its capacity; the name is then a label."""
+
+    name: str = "custom"
+    capacity_bytes: Annotated[int, Meta(ge=1, le=MAX_CAPACITY)] | None = None
+
+
+class TransformersSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Inference with transformers, under the names of `generate` and `from_pretrained`."""
+
+    batch_size: Annotated[int, Meta(ge=1, le=2**20, description="sequences at once [sequences]")] = 1
+    context_length: Annotated[
+        int, Meta(ge=1, le=2**30, description="tokens of one sequence at its end, prompt and answer [tokens]")
+    ] | None = None
+    max_new_tokens: Annotated[
+        int, Meta(ge=0, le=2**30, description="tokens of these that are generated; the rest is the prompt [tokens]")
+    ] | None = None
+    attn_implementation: Annotated[AttentionImplementation, Meta(description="attention kernel")] = "sdpa"
+    cache_implementation: Annotated[CacheImplementation, Meta(description="kind of KV cache")] = "dynamic"
+    kv_cache_dtype: Annotated[str, Meta(description="storage of cached keys and values; auto: the model's own dtype")] = "auto"
+    num_beams: Annotated[int, Meta(ge=1, le=4096, description="beams of each sequence")] = 1
+    logits_to_keep: Annotated[
+        int, Meta(ge=0, le=2**30, description="positions whose logits are computed; 0: all of the prompt")
+    ] = 1
+
+
+class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One question."""
+
+    model: str | int | float | dict[str, Any]
+    task: Task = "inference"
+    method: Method | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    device: str | DeviceSpec | None = None
+    num_devices: Annotated[int, Meta(ge=1, le=65536, description="devices of that kind")] | None = None
+    parallelism: Parallelism = Parallelism()
+    engine: str = "transformers"
+    engine_version: str | None = None
+    settings: dict[str, Any] = {}
+
+
+def parse(values: object) -> Request:
+    """Return a request from plain data.
+
+    Raises
+    ------
+    RequestError
+        Naming the field, its value, and what would be valid.
+    """
+    if isinstance(values, Request):
+        return values
+    if not isinstance(values, Mapping):
+        raise RequestError(
+            tr("request: %(value)s is not an object.", value=_shown(values)),
+            field="request",
+            hint=tr('Give an object such as {"model": "llama-3.1-8b", "device": "rtx-4090"}.'),
+        )
+    if "model" not in values or values["model"] is None or values["model"] == "":
+        raise RequestError(
+            tr("model: is missing."), field="model", hint=tr('Name one: {"model": "llama-3.1-8b"}. List them with: vrameter models')
+        )
+    values = {key: value for key, value in values.items() if value is not None or key not in _NULLABLE}
+    return check(Request, values, path="")
+
+
+_NULLABLE = {"method", "dtype", "quantization", "device", "num_devices", "engine_version", "parallelism", "settings", "engine", "task"}
+Checked = Any
+
+
+def check(struct: type[Any], values: Mapping[str, Any], *, path: str) -> Checked:
+    """Return `values` as a struct, or say which field is wrong and what would be right."""
+    known = struct.__struct_fields__
+    for key in values:
+        if key not in known:
+            field = f"{path}{key}"
+            raise UnknownNameError(
+                tr("%(field)s: there is no such field.", field=field),
+                str(key),
+                known,
+                field=field,
+                otherwise=_elsewhere(str(key)) or tr("Use one of: %(names)s.", names=", ".join(known)),
+            )
+    try:
+        return msgspec.convert(values, struct)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise _explained(struct, values, path, str(error)) from None
+
+
+def _explained(struct: type[Any], values: Mapping[str, Any], path: str, message: str) -> RequestError:
+    """Return the error of the first field that does not convert."""
+    hints = get_type_hints(struct, include_extras=True)
+    for key, value in values.items():
+        nested = [kind for kind in (hints[key], *get_args(hints[key])) if isinstance(kind, type) and issubclass(kind, Struct)]
+        if isinstance(value, Mapping) and nested:
+            try:
+                check(nested[0], value, path=f"{path}{key}.")
+            except RequestError as error:
+                return error
+            except UnknownNameError as error:
+                return error  # type: ignore[return-value]
+        try:
+            msgspec.convert(value, hints[key])
+        except (msgspec.ValidationError, RecursionError):
+            field = f"{path}{key}"
+            expected = _expected(hints[key])
+            near = closest(value, _choices(hints[key])) if isinstance(value, str) else []
+            return RequestError(
+                tr("%(field)s: %(value)s is not %(expected)s.", field=field, value=_shown(value), expected=expected),
+                field=field,
+                hint=tr("Did you mean %(names)s?", names=", ".join(f"'{name}'" for name in near))
+                if near
+                else tr("Give %(expected)s.", expected=expected),
+            )
+    return RequestError(message, field=path.rstrip(".") or None)
+
+
+def _choices(hint: Any) -> list[str]:
+    found: list[str] = []
+    for kind in (hint, *get_args(hint)):
+        if isinstance(kind, str):
+            found.append(kind)
+        elif get_args(kind) and kind is not hint:
+            found.extend(_choices(kind))
+    return found
+
+
+def _expected(hint: Any) -> str:
+    """Return what a field takes, in words."""
+    choices = _choices(hint)
+    if choices:
+        return tr("one of %(names)s", names=", ".join(choices))
+    kinds = [hint, *get_args(hint)]
+    least = most = None
+    whole = False
+    for kind in [*kinds, *(inner for item in kinds for inner in get_args(item))]:
+        if isinstance(kind, Meta):
+            least = kind.ge if kind.ge is not None else least
+            most = kind.le if kind.le is not None else most
+        whole = whole or kind is int
+    if whole and least is not None and most is not None:
+        return tr("a whole number from %(least)s to %(most)s", least=least, most=most)
+    if whole:
+        return tr("a whole number")
+    if bool in kinds:
+        return tr("true or false")
+    if str in kinds:
+        return tr("a text")
+    return tr("an object")
+
+
+def _elsewhere(name: str) -> str | None:
+    """Return a hint for a field that stands at another level of the request."""
+    if name in TransformersSettings.__struct_fields__:
+        return tr('It is an engine setting: {"settings": {"%(name)s": ...}}.', name=name)
+    if name in Parallelism.__struct_fields__:
+        return tr('It is a degree of parallelism: {"parallelism": {"%(name)s": ...}}.', name=name)
+    if name in Request.__struct_fields__:
+        return tr("It stands at the top of the request, not in here.")
+    return None
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+__all__ = [
+    "INFERENCE_ENGINES", "TRAINING_ENGINES", "UNSET", "DeviceSpec", "Parallelism", "Request", "TransformersSettings", "UnsetType",
+    "check", "parse",
+]  # fmt: skip

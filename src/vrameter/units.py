@@ -67,7 +67,8 @@ def exact_product(decimal: str, factor: int) -> int:
     8800000000
     """
     whole, _, fraction = decimal.partition(".")
-    return int((whole or "0") + fraction) * factor // 10 ** len(fraction)
+    divisor: int = 10 ** len(fraction)
+    return int((whole or "0") + fraction) * factor // divisor
 
 
 def format_bytes(size: int, *, digits: int = 2) -> str:
@@ -93,3 +94,14 @@ def format_count(number: int) -> str:
         if number >= unit:
             return f"{number / unit:.2f} {name}"
     return str(number)
+
+
+def is_count(reference: object) -> bool:
+    """Say whether a model reference is a bare number of parameters.
+
+    >>> is_count("8.8B"), is_count("llama-3.1-8b")
+    (True, False)
+    """
+    if isinstance(reference, str):
+        return parse_count(reference.strip().lstrip("+-")) is not None
+    return isinstance(reference, (int, float))

@@ -79,6 +79,8 @@ class Attention:
         Whether keys and values are those of an earlier layer, so that this one keeps none.
     cross_tokens
         Encoder positions that cross-attention keeps, where the architecture fixes them. [tokens]
+    index_dim
+        Elements a token that an indexer, which chooses what to look at, keeps besides keys and values.
     """
 
     tensors: Tensors
@@ -91,6 +93,7 @@ class Attention:
     num_sink_tokens: int = 0
     shares_cache: bool = False
     cross_tokens: int | None = None
+    index_dim: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +215,7 @@ class Component:
     loaded
         False for what a checkpoint stores and a plain loader skips, such as multi-token prediction.
     first_layer
-        Number of the first of `layers` in the whole model, where this is one device's share.
-    first_layer
-        Number that the first layer bears in names, where they go on from another component's.
+        Number that the first layer bears in names, where they go on from another component's or this is a share.
     """
 
     kind: ComponentKind
@@ -257,8 +258,7 @@ class Component:
         """Yield every tensor with its full name and layer number."""
         for tensor in self.tensors:
             yield joined(self.prefix, tensor.name), None, tensor
-        for index, layer in enumerate(self.layers, self.first_layer):
-            number = self.first_layer + index
+        for number, layer in enumerate(self.layers, self.first_layer):
             for tensor in layer.all_tensors:
                 yield f"{self.layers_prefix}.{number}.{tensor.name}", number, tensor
 
@@ -357,7 +357,12 @@ class Architecture:
         return (
             self.num_params
             + self.num_buffer_elements
-            + sum(component.num_params for component in self.components if not component.loaded)
+            + sum(
+                tensor.size * times
+                for component in self.components
+                if not component.loaded
+                for tensor, times in component.counted_tensors()
+            )
             + sum(tensor.size for tensor in self.stored_extra)
         )
 

@@ -55,9 +55,6 @@ def read_config(values: Mapping[str, Any], *, name: str = "") -> Architecture:
         assert found is not None
     class_name = _class_name(values, found)
     built = build(cfg, found, class_name)
-    quantization = values.get("quantization_config") or values.get("quantization")
-    if quantization is None and isinstance(values.get("text_config"), Mapping):
-        quantization = values["text_config"].get("quantization_config")
     return Architecture(
         name=name or str(values.get("_name_or_path") or class_name or cfg.model_type),
         model_type=cfg.model_type,
@@ -65,7 +62,7 @@ def read_config(values: Mapping[str, Any], *, name: str = "") -> Architecture:
         components=tuple(component for component in built.components if component.layers or component.tensors),
         tied=built.tied,
         dtype=_dtype(values),
-        quantization_config=dict(quantization) if isinstance(quantization, Mapping) else None,
+        quantization_config=_quantization(values),
         stored_extra=built.stored_extra,
         notes=tuple(dict.fromkeys(cfg.notes)),
     )
@@ -117,6 +114,17 @@ def _class_name(values: Mapping[str, Any], found: Entry) -> str:
             return name
         return name.replace("AutoModelFor", "For") if name.startswith("AutoModelFor") else found.task
     return found.task
+
+
+def _quantization(values: Mapping[str, Any]) -> dict[str, object] | None:
+    """Return the config's quantisation; DeepSeek-V4 states the format of its experts beside it."""
+    found = values.get("quantization_config") or values.get("quantization")
+    if found is None and isinstance(values.get("text_config"), Mapping):
+        found = values["text_config"].get("quantization_config")
+    if not isinstance(found, Mapping):
+        return None
+    experts = values.get("expert_dtype")
+    return {**found, "expert_dtype": experts} if isinstance(experts, str) else dict(found)
 
 
 def _dtype(values: Mapping[str, Any]) -> str | None:

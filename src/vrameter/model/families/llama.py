@@ -6,10 +6,11 @@ classes of transformers 5.23.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vrameter.model import parts
-from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Tensors, joined
+from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Part, Tensors, joined
 from vrameter.model.config import Config
 from vrameter.model.families.registry import LayerScope, decoder, layer_scopes, stack
 
@@ -33,6 +34,9 @@ def dense_decoder(
     embeddings: Tensors = (),
     make_attention: object = None,
     make_mlp: object = None,
+    attention_traits: Mapping[str, Any] | None = None,
+    mlp_traits: Mapping[str, Any] | None = None,
+    extra_parts: tuple[Part, ...] = (),
     layer_tensors: Tensors = (),
     final_tensors: Tensors = (),
     max_positions: int | None = None,
@@ -49,6 +53,10 @@ def dense_decoder(
         Names of the norms of one layer, all of the hidden width.
     make_attention, make_mlp
         Functions ``(cfg, scope) -> Attention`` and ``(cfg) -> FeedForward`` where the part itself differs.
+    attention_traits, mlp_traits
+        Arguments of `parts.attention` and `parts.mlp` that overrule those above: names, a fused matrix, extra tensors.
+    extra_parts
+        Parts of every layer besides: cross-attention.
     """
     hidden = cfg.hidden_size
     count = cfg.num_layers
@@ -59,25 +67,29 @@ def dense_decoder(
         if qk_norm:
             widths = dim if qk_norm == "head" else (heads * dim, kv_heads * dim)
         bias = cfg.flag("attention_bias", False)
-        return parts.attention(
-            hidden_size=hidden,
-            num_heads=heads,
-            num_kv_heads=kv_heads,
-            head_dim=dim,
-            bias=bias if qkv_bias is None else qkv_bias,
-            o_bias=bias if o_bias is None else o_bias,
-            qk_norm=widths,
-            scope=scope[0],
-            window=scope[1],
-        )
+        traits: dict[str, Any] = {
+            "hidden_size": hidden,
+            "num_heads": heads,
+            "num_kv_heads": kv_heads,
+            "head_dim": dim,
+            "bias": bias if qkv_bias is None else qkv_bias,
+            "o_bias": bias if o_bias is None else o_bias,
+            "qk_norm": widths,
+            "scope": scope[0],
+            "window": scope[1],
+        }
+        return parts.attention(**{**traits, **(attention_traits or {})})
 
     def feed_forward() -> FeedForward:
-        return parts.mlp(
-            hidden_size=hidden,
-            intermediate_size=cfg.integer("intermediate_size"),
-            gated=gated,
-            bias=cfg.flag("mlp_bias", False) if mlp_bias is None else mlp_bias,
-        )
+        traits: dict[str, Any] = {
+            "hidden_size": hidden,
+            "gated": gated,
+            "bias": cfg.flag("mlp_bias", False) if mlp_bias is None else mlp_bias,
+            **(mlp_traits or {}),
+        }
+        if "intermediate_size" not in traits:
+            traits["intermediate_size"] = cfg.integer("intermediate_size")
+        return parts.mlp(**traits)
 
     def layer(scope: LayerScope) -> Layer:
         own_attention = make_attention(cfg, scope) if callable(make_attention) else attention(scope)
@@ -85,7 +97,7 @@ def dense_decoder(
         own_norms = [
             tensor for name in norms for tensor in parts.norm(name, hidden, bias=norm_bias, weight=norm_weight)
         ]
-        return Layer((own_attention, own_mlp), (*own_norms, *layer_tensors))
+        return Layer((own_attention, *extra_parts, own_mlp), (*own_norms, *layer_tensors))
 
     return Component(
         kind="decoder",
@@ -110,15 +122,33 @@ def full_scopes(cfg: Config) -> list[LayerScope]:
     return [("full", None)] * cfg.num_layers
 
 
-@decoder("llama", "mellum", "iquestcoder", "internlm3_llama", "ministral3")
+def rounded_heads(cfg: Config) -> Config:
+    """Return the config with a head's width rounded down where the hidden width is no multiple of the heads.
+
+    Classes with separate projections run so; the heads together are then a little narrower than the model.
+    """
+    if cfg.integer("head_dim", None) is not None or cfg.num_heads > cfg.hidden_size:
+        return cfg
+    width = cfg.hidden_size // cfg.num_heads
+    if cfg.hidden_size % cfg.num_heads:
+        cfg.warn(
+            "hidden_size is no multiple of the %(heads)s attention heads; each is %(width)s wide.",
+            heads=cfg.num_heads,
+            width=width,
+        )
+    return cfg.over(head_dim=width)
+
+
+@decoder("llama", "iquestcoder", "internlm3")
 def llama(cfg: Config, prefix: str) -> Component:
     """Llama: no window, biases as the config says."""
     return dense_decoder(cfg, prefix, scopes=full_scopes(cfg))
 
 
-@decoder("mistral", "ministral")
+@decoder("mistral", "ministral", "ministral3")
 def mistral(cfg: Config, prefix: str) -> Component:
     """Mistral: Llama with an optional window on every layer and no biases."""
+    cfg = rounded_heads(cfg)
     return dense_decoder(cfg, prefix, qkv_bias=False, o_bias=False, mlp_bias=False)
 
 
@@ -134,10 +164,12 @@ def qwen2_scopes(cfg: Config) -> list[LayerScope]:
 @decoder("qwen2")
 def qwen2(cfg: Config, prefix: str) -> Component:
     """Qwen2: biases on queries, keys and values only."""
+    cfg = rounded_heads(cfg)
     return dense_decoder(cfg, prefix, qkv_bias=True, o_bias=False, mlp_bias=False, scopes=qwen2_scopes(cfg))
 
 
 @decoder("qwen3")
 def qwen3(cfg: Config, prefix: str) -> Component:
     """Qwen3: norms on the heads of queries and keys."""
+    cfg = rounded_heads(cfg)
     return dense_decoder(cfg, prefix, qk_norm="head", mlp_bias=False, scopes=qwen2_scopes(cfg))

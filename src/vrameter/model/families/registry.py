@@ -139,7 +139,7 @@ def layer_scopes(cfg: Config, count: int, *, pattern: Callable[[int], bool] | No
         chunk = cfg.integer("attention_chunk_size", None) if "chunked_attention" in types else None
         scopes: list[LayerScope] = []
         for name in types:
-            scope = _SCOPES.get(name)
+            scope = _SCOPES.get(name) if isinstance(name, str) else None
             if scope is None:
                 raise cfg.fail("layer_types", "'%(value)s' is not a kind of layer known here.", value=name)
             size = {"sliding": window, "chunked": chunk}.get(scope)

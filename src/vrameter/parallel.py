@@ -223,7 +223,7 @@ def _with_pieces(architecture: Architecture, share: list[tuple[Component, int | 
             component,
             tensors=component.tensors if whole else (),
             layers=tuple(component.layers[index] for index in indices),
-            first_layer=indices[0] if indices else 0,
+            first_layer=component.first_layer + (indices[0] if indices else 0),
         )
         for component, whole, indices in by_component.values()
     )

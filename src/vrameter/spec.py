@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from vrameter.errors import RequestError, UnknownNameError, closest
+from vrameter.errors import RequestError, UnknownNameError, VrameterError, closest
 from vrameter.i18n import tr
 
 Count = Annotated[int, Meta(ge=1, le=2**20)]
@@ -114,7 +114,8 @@ def parse(values: object) -> Request:
             tr("model: is missing."), field="model", hint=tr('Name one: {"model": "llama-3.1-8b"}. List them with: vrameter models')
         )
     values = {key: value for key, value in values.items() if value is not None or key not in _NULLABLE}
-    return check(Request, values, path="")
+    request: Request = check(Request, values, path="")
+    return request
 
 
 _NULLABLE = {"method", "dtype", "quantization", "device", "num_devices", "engine_version", "parallelism", "settings", "engine", "task"}
@@ -140,7 +141,7 @@ def check(struct: type[Any], values: Mapping[str, Any], *, path: str) -> Checked
         raise _explained(struct, values, path, str(error)) from None
 
 
-def _explained(struct: type[Any], values: Mapping[str, Any], path: str, message: str) -> RequestError:
+def _explained(struct: type[Any], values: Mapping[str, Any], path: str, message: str) -> VrameterError:
     """Return the error of the first field that does not convert."""
     hints = get_type_hints(struct, include_extras=True)
     for key, value in values.items():
@@ -148,10 +149,8 @@ def _explained(struct: type[Any], values: Mapping[str, Any], path: str, message:
         if isinstance(value, Mapping) and nested:
             try:
                 check(nested[0], value, path=f"{path}{key}.")
-            except RequestError as error:
+            except VrameterError as error:
                 return error
-            except UnknownNameError as error:
-                return error  # type: ignore[return-value]
         try:
             msgspec.convert(value, hints[key])
         except (msgspec.ValidationError, RecursionError):

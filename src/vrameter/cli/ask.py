@@ -9,8 +9,6 @@ import click
 from vrameter.cli.options import output_options, question_options, request_of
 from vrameter.i18n import tr
 
-_OVERVIEW_KEEPS = {"model", "config"}
-
 
 def command() -> click.Command:
     """Return the command."""
@@ -27,7 +25,7 @@ def run(model: str | None, format_: str, check: bool, **given: Any) -> int:
     request = request_of(model, given)
     if set(request) == {"model"} and not check:
         from vrameter.overview import overview
-        from vrameter.parsing import is_count
+        from vrameter.units import is_count
 
         if not is_count(request["model"]):
             from vrameter.cli.write import write_overview

@@ -21,7 +21,7 @@ SHORT = {"tensor": "--tp", "pipeline": "--pp", "data": "--dp", "expert": "--ep",
 _THOUSANDS = re.compile(r"(\d+)([kKmM])\Z")
 
 
-class Whole(click.ParamType):
+class Whole(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """A whole number; ``32k`` is 32 x 1024."""
 
     name = "integer"

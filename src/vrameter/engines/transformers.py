@@ -398,15 +398,16 @@ def _pass_items(
             block, scores = widths.attention, [entry]
         else:
             block = widths.feed_forward
-    values = {"num_tokens": tokens, "block_width": block, "rotary_width": widths.rotary, "element_bytes": element}
-    size = act.activation_bytes(**values)
+    size = act.activation_bytes(
+        num_tokens=tokens, block_width=block, rotary_width=widths.rotary, element_bytes=element
+    )
     return [
         item(
             "activations", act.activation_bytes, phases=(phase,), basis="modelled",
             source="one layer's tensors alive at once, counted at PyTorch's allocator on transformers 5.23",
             low=size if widths.certain else size * 9 // 10,
             high=size * 4 if widths.recurrent and num_tokens > 1 else size if widths.certain else size * 3 // 2,
-            **values,
+            num_tokens=tokens, block_width=block, rotary_width=widths.rotary, element_bytes=element,
         ),
         *scores,
     ]  # fmt: skip

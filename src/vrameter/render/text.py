@@ -107,30 +107,36 @@ def plain_columns(rows: Sequence[Sequence[str]]) -> list[str]:
 def rule_text(response: Mapping[str, Any]) -> str:
     """Return the rule of thumb under both of its conventions."""
     lines = [words.verdict(response)] if "fits" in response["devices"][0] else []
-    return "\n".join([*lines, rules_table(response["model"]["num_params"], None)])
+    return "\n".join([*lines, rules_table(response["model"]["num_params"])])
 
 
-def rules_table(num_params: int, dtypes: Sequence[str] | None) -> str:
-    """Return the rule of thumb of a number of parameters for each data type."""
-    from vrameter.memory.rule_of_thumb import BYTES_PER_VALUE, rule_of_thumb
+RULE_ROWS = (("fp32", "fp32/tf32"), ("fp16", "fp16/bf16"), ("fp8", "fp8/int8"), ("int4", "int4"))
 
-    columns = [
-        (tr("data type"), "left"), (tr("weights"), "right"), (tr("inference (x 1.3 ~ x 1.5)"), "right"), (tr("training (x 3 and more)"), "right"),
-    ]  # fmt: skip
+
+def rules_table(num_params: int) -> str:
+    """Return the rule of thumb of a number of parameters for each data type, under both of its conventions."""
+    from vrameter.memory.rule_of_thumb import rule_of_thumb
+
     blocks = [tr("Rule of thumb for %(params)s parameters: parameters x bytes per value.", params=f"{num_params:,}")]
     for unit, name, digits in ((10**9, "GB", 1), (1024**3, "GiB", 3)):
+        columns = [
+            (tr("data type"), "left"),
+            (tr("weights"), "right"),
+            (tr("inference (x 1.3 ~ x 1.5) [%(unit)s]", unit=name), "right"),
+            (tr("training (x 3 and more) [%(unit)s]", unit=name), "right"),
+        ]
         rows = []
-        for dtype in dtypes or BYTES_PER_VALUE:
+        for dtype, label in RULE_ROWS:
             rule = rule_of_thumb(num_params, dtype)
             rows.append(
                 (
-                    dtype,
+                    label,
                     f"{rounded(rule.weights, unit, digits)} {name}",
-                    f"{rounded(rule.inference_low, unit, digits)} ~ {rounded(rule.inference_high, unit, digits)} {name}",
-                    tr("about %(size)s %(unit)s and more", size=above(rule.training, unit), unit=name),
+                    f"{rounded(rule.inference_low, unit, digits)} ~ {rounded(rule.inference_high, unit, digits)}",
+                    tr("about %(size)s and more", size=above(rule.training, unit)),
                 )
             )
-        title = tr("In GB: divided by 10^9") if name == "GB" else tr("In GiB: divided by 1024^3")
+        title = tr("In GB (divided by 10^9):") if name == "GB" else tr("In GiB (divided by 1024^3):")
         blocks.append("\n" + title + "\n" + table(columns, rows))
     return "\n".join(blocks)
 

@@ -1,0 +1,112 @@
+"""What the weights take: every tensor in its format, summed.
+
+A `WeightPlan` says how each tensor of a model is stored: in the model's dtype, in the format of a quantisation given
+by name, as the model's own ``quantization_config`` says, or as a GGUF mixture does. It counts whole models and shares
+of them alike: tensors are found by component, layer and name, and their bytes follow from the shapes at hand.
+
+Buffers that a loader builds count too; the balancing biases of routers stay in fp32. Matrices tied to another are not
+there twice, because the architecture does not list them.
+
+References
+----------
+.. [1] vLLM's log of Llama-3.1-70B in W8A8 (PR 12569): 67.7229 GiB, reproduced to the digit with fp32 row scales.
+"""
+
+from __future__ import annotations
+
+from vrameter.errors import ConfigError
+from vrameter.i18n import language, tr
+from vrameter.memory.weight_plan import REMEMBERED, WeightPlan
+from vrameter.memory.weight_sums import Line, WeightBytes, tensor_bytes, weights_bytes
+from vrameter.model.architecture import Architecture
+from vrameter.model.dtypes import dtype as dtype_named
+from vrameter.model.dtypes import spelled
+from vrameter.model.gguf_mixture import mixture_types
+from vrameter.model.quantization_config import Configured, read_quantization_config
+from vrameter.model.schemes import Scheme, parse
+
+# Plans kept for the next question about the same model. They hold it, so that its id stays its own.
+_PLANS: dict[tuple[int, str | None, str | None, bool, str], WeightPlan] = {}
+
+
+def weight_plan(
+    architecture: Architecture, *, dtype: str | None = None, quantization: str | None = None, imatrix: bool = False
+) -> WeightPlan:
+    """Return how every tensor of a model is stored.
+
+    Parameters
+    ----------
+    dtype
+        Of what is not quantised; by default the checkpoint's own, bf16 where it does not say.
+    quantization
+        A name that `vrameter.model.schemes.parse` reads, or ``none``; by default what the model's configuration says.
+    imatrix
+        Whether a GGUF mixture is made with an importance matrix.
+
+    Raises
+    ------
+    UnknownNameError, RequestError
+        Where `dtype` or `quantization` is not known.
+    ConfigError
+        Where the model's ``quantization_config`` is of a kind not known.
+    """
+    key = (id(architecture), dtype, quantization, imatrix, language())
+    if key not in _PLANS:
+        if len(_PLANS) >= REMEMBERED:
+            _PLANS.clear()
+        _PLANS[key] = _plan(architecture, dtype, quantization, imatrix)
+    return _PLANS[key]
+
+
+def _plan(architecture: Architecture, dtype: str | None, quantization: str | None, imatrix: bool) -> WeightPlan:
+    own = dtype_named(dtype).name if dtype else architecture.dtype or "bf16"
+    stated = _stated(architecture, quantization)
+    same = stated is not None and (quantization is None or spelled(quantization) == spelled(stated.name))
+    scheme = None if quantization is None or same else parse(quantization)
+    if stated is not None and (same or (isinstance(scheme, Scheme) and scheme.name == stated.name)):
+        return WeightPlan(
+            architecture, _wide(own), stated.name, stated, from_config=True, warnings=tuple(stated.warnings)
+        )
+    if scheme is None:
+        return WeightPlan(architecture, own)
+    if isinstance(scheme, str):
+        computed = own if dtype_named(own).bits == 16 else "fp16"
+        mixture = mixture_types(architecture, scheme, imatrix=imatrix)
+        return WeightPlan(architecture, computed, scheme, mixture=mixture)
+    if stated is None:
+        return WeightPlan(architecture, _wide(own), scheme.name, scheme)
+    message = tr(
+        "quantization: '%(value)s' is taken instead of what the model's config.json says, '%(stated)s'.",
+        value=scheme.name,
+        stated=stated.name,
+    )
+    return WeightPlan(architecture, _wide(own), scheme.name, scheme, warnings=(message,))
+
+
+def _stated(architecture: Architecture, quantization: str | None) -> Configured | None:
+    """Return what the configuration says; one that cannot be read matters only where nothing else is asked."""
+    if not architecture.quantization_config:
+        return None
+    try:
+        return read_quantization_config(architecture.quantization_config, model_type=architecture.model_type)
+    except ConfigError:
+        if quantization is None:
+            raise
+        return None
+
+
+def _wide(name: str) -> str:
+    """Return the number format of what a quantisation leaves alone: 16 bits at least."""
+    return name if dtype_named(name).bits >= 16 else "bf16"
+
+
+def weight_bytes(
+    architecture: Architecture, *, dtype: str | None = None, quantization: str | None = None, imatrix: bool = False
+) -> WeightBytes:
+    """Return what a whole model's weights take, by component and role. Parameters as of `weight_plan`."""
+    return weight_plan(architecture, dtype=dtype, quantization=quantization, imatrix=imatrix).of()
+
+
+__all__ = [
+    "Line", "WeightBytes", "WeightPlan", "tensor_bytes", "weight_bytes", "weight_plan", "weights_bytes",
+]  # fmt: skip

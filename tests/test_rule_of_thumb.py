@@ -69,7 +69,9 @@ def test_factors_hold_without_rounding(num_params: int, dtype: str) -> None:
 
 
 def test_the_fit_of_a_bare_count() -> None:
-    answer = vrameter.estimate({"model": "8.8B", "dtype": "fp16", "device": {"name": "mine", "capacity_bytes": 24 * 2**30}})
+    answer = vrameter.estimate(
+        {"model": "8.8B", "dtype": "fp16", "device": {"name": "mine", "capacity_bytes": 24 * 2**30}}
+    )
     assert answer["devices"][0]["fits"] is False
     assert answer["devices"][0]["headroom_bytes"] == 24 * 2**30 - 26_400_000_000
     assert answer["devices"][0]["confidence"] == "hardly"

@@ -83,8 +83,16 @@ def compare(config: Any, class_name: str, values: dict[str, Any]) -> tuple[int, 
     theirs = built(config, class_name)
     architecture = read_config({**values, "architectures": [class_name]})
     ours = {name: (tensor.shape, not tensor.buffer) for name, _, tensor in architecture.named_tensors()}
-    lines = [f"+ {name} {theirs[name][0]}{'' if theirs[name][1] else ' buffer'}" for name in theirs if ours.get(name) != theirs[name]]
-    lines += [f"- {name} {ours[name][0]}{'' if ours[name][1] else ' buffer'}" for name in ours if ours[name] != theirs.get(name)]
+    lines = [
+        f"+ {name} {theirs[name][0]}{'' if theirs[name][1] else ' buffer'}"
+        for name in theirs
+        if ours.get(name) != theirs[name]
+    ]
+    lines += [
+        f"- {name} {ours[name][0]}{'' if ours[name][1] else ' buffer'}"
+        for name in ours
+        if ours[name] != theirs.get(name)
+    ]
     total = 0
     for shape, is_parameter in theirs.values():
         if is_parameter:
@@ -100,7 +108,13 @@ def perturbed(values: Any, rng: random.Random) -> Any:
     if isinstance(values, dict):
         changed = {}
         for key, value in values.items():
-            if key in SIZES and isinstance(value, int) and not isinstance(value, bool) and value > 1 and rng.random() < 0.4:
+            if (
+                key in SIZES
+                and isinstance(value, int)
+                and not isinstance(value, bool)
+                and value > 1
+                and rng.random() < 0.4
+            ):
                 if "layers" in key or key in {"n_layer", "depth"}:
                     value = rng.randint(2, max(3, min(value, 12)))
                 elif key == "vocab_size":
@@ -114,11 +128,16 @@ def perturbed(values: Any, rng: random.Random) -> Any:
             elif isinstance(value, (dict, list)) and key not in ("rope_parameters", "rope_scaling"):
                 value = perturbed(value, rng) if isinstance(value, dict) else value
             changed[key] = value
-        for heads, kv_heads in (("num_attention_heads", "num_key_value_heads"), ("linear_num_value_heads", "linear_num_key_heads")):
+        for heads, kv_heads in (
+            ("num_attention_heads", "num_key_value_heads"),
+            ("linear_num_value_heads", "linear_num_key_heads"),
+        ):
             if changed.get(heads) and changed.get(kv_heads):
                 divisors = [size for size in range(1, changed[heads] + 1) if changed[heads] % size == 0]
-                changed[kv_heads] = rng.choice(divisors) if changed[kv_heads] != values[kv_heads] else max(
-                    size for size in divisors if size <= changed[kv_heads]
+                changed[kv_heads] = (
+                    rng.choice(divisors)
+                    if changed[kv_heads] != values[kv_heads]
+                    else max(size for size in divisors if size <= changed[kv_heads])
                 )
         return changed
     return values
@@ -186,7 +205,9 @@ def main() -> int:
                     except Exception as error:
                         if not given.quiet:
                             print(f"not built {title}: {type(error).__name__}: {str(error)[:120]}")
-                        if not type(error).__module__.startswith("vrameter") and "vrameter" not in repr(error.__traceback__):
+                        if not type(error).__module__.startswith("vrameter") and "vrameter" not in repr(
+                            error.__traceback__
+                        ):
                             continue
                         raise
                     if total == ours and not lines:

@@ -17,7 +17,9 @@ def main() -> int:
     names = wheel.namelist()
     missing = [name for name in NEEDED if name not in names]
     data = sum(entry.compress_size for entry in wheel.infolist() if entry.filename.startswith("vrameter/data/"))
-    print(f"wheel: {sum(entry.compress_size for entry in wheel.infolist()):,} bytes, of which facts {data:,} (limit {LIMIT:,})")
+    print(
+        f"wheel: {sum(entry.compress_size for entry in wheel.infolist()):,} bytes, of which facts {data:,} (limit {LIMIT:,})"
+    )
     if missing:
         print(f"missing: {', '.join(missing)}")
     return 1 if missing or data > LIMIT else 0

@@ -62,9 +62,8 @@ def fields_of(config_class: type) -> dict[str, Any]:
             default = field.default_factory()
         else:
             continue
-        if name != "is_encoder_decoder" or default:
-            if default is not None and plain(default):
-                kept[name] = list(default) if isinstance(default, tuple) else default
+        if (name != "is_encoder_decoder" or default) and default is not None and plain(default):
+            kept[name] = list(default) if isinstance(default, tuple) else default
     return kept
 
 
@@ -123,7 +122,9 @@ def main() -> None:
         "model_types": dict(sorted(entries.items())),
     }
     path = Path(__file__).parent.parent / "catalog" / "config_defaults.json"
-    path.write_text(json.dumps(document, indent=None, separators=(",", ":"), sort_keys=False).replace('},"', '},\n"') + "\n")
+    path.write_text(
+        json.dumps(document, indent=None, separators=(",", ":"), sort_keys=False).replace('},"', '},\n"') + "\n"
+    )
     print(len(entries), path.stat().st_size)
 
 

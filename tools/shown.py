@@ -62,7 +62,9 @@ def main() -> int:
             behind.append(path.name)
             if "--check" not in sys.argv:
                 path.write_text(text, encoding="utf-8")
-    print(f"{len(behind)} pages {'have fallen behind' if '--check' in sys.argv else 'rewritten'}: {', '.join(behind) or 'none'}")
+    print(
+        f"{len(behind)} pages {'have fallen behind' if '--check' in sys.argv else 'rewritten'}: {', '.join(behind) or 'none'}"
+    )
     return 1 if behind and "--check" in sys.argv else 0
 
 

@@ -91,9 +91,14 @@ def _devices(ask: Request) -> tuple[Device | None, int]:
     for field, value in given:
         if value != total and not (field == "parallelism" and value and total % value == 0):
             raise RequestError(
-                tr("%(field)s: says %(value)s devices where another field says %(total)s.", field=field, value=value, total=total),
+                tr(
+                    "%(field)s: says %(value)s devices where another field says %(total)s.",
+                    field=field,
+                    value=value,
+                    total=total,
+                ),
                 field=field,
-                hint=tr("Say the number once, for example {\"device\": \"%(total)sxh100\"}.", total=total),
+                hint=tr('Say the number once, for example {"device": "%(total)sxh100"}.', total=total),
             )
     return device, total
 
@@ -211,8 +216,12 @@ def _by_rule(ask: Request, model: Model, device: Device | None, count: int) -> R
             )
         )
     else:
-        warnings.append(tr("Training needs activations beside weights, gradients and optimizer state: 3 x is a lower bound."))
-    warnings.append(tr("The rule of thumb knows nothing of batch size, context length or architecture, which change the answer."))
+        warnings.append(
+            tr("Training needs activations beside weights, gradients and optimizer state: 3 x is a lower bound.")
+        )
+    warnings.append(
+        tr("The rule of thumb knows nothing of batch size, context length or architecture, which change the answer.")
+    )
     response = Response(
         schema_version=SCHEMA_VERSION,
         request=_echo(ask, device, count, method="rule-of-thumb", dtype=dtype),

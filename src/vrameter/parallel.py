@@ -33,7 +33,25 @@ from vrameter.model.architecture import (
 )
 from vrameter.units import ceil_div
 
-COLUMN = {"q", "k", "v", "qkv", "gate", "up", "gate_up", "q_b", "kv_b", "ssm_in", "qkvz", "ba", "z", "b", "a", "sinks", "conv"}
+COLUMN = {
+    "q",
+    "k",
+    "v",
+    "qkv",
+    "gate",
+    "up",
+    "gate_up",
+    "q_b",
+    "kv_b",
+    "ssm_in",
+    "qkvz",
+    "ba",
+    "z",
+    "b",
+    "a",
+    "sinks",
+    "conv",
+}
 ROW = {"o", "down", "ssm_out"}
 VOCABULARY = {"token", "head"}
 

@@ -22,10 +22,19 @@ MAX_CAPACITY = 2**60
 
 Task = Literal["inference", "training"]
 Method = Literal["architecture", "rule-of-thumb"]
-AttentionImplementation = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"]
-CacheImplementation = Literal["dynamic", "static", "sliding_window", "hybrid", "quantized", "offloaded", "offloaded_static"]
 
-INFERENCE_ENGINES = ("transformers", "vllm", "sglang", "llama.cpp", "ollama", "tensorrt-llm", "diffusers", "mlx", "exllama", "tgi")
+INFERENCE_ENGINES = (
+    "transformers",
+    "vllm",
+    "sglang",
+    "llama.cpp",
+    "ollama",
+    "tensorrt-llm",
+    "diffusers",
+    "mlx",
+    "exllama",
+    "tgi",
+)
 TRAINING_ENGINES = (
     "transformers", "trl", "deepspeed", "torchtune", "torchtitan", "litgpt", "megatron", "axolotl", "llama-factory",
     "ms-swift", "unsloth",
@@ -56,25 +65,6 @@ class DeviceSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     name: str = "custom"
     capacity_bytes: Annotated[int, Meta(ge=1, le=MAX_CAPACITY)] | None = None
-
-
-class TransformersSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Inference with transformers, under the names of `generate` and `from_pretrained`."""
-
-    batch_size: Annotated[int, Meta(ge=1, le=2**20, description="sequences at once [sequences]")] = 1
-    context_length: Annotated[
-        int, Meta(ge=1, le=2**30, description="tokens of one sequence at its end, prompt and answer [tokens]")
-    ] | None = None
-    max_new_tokens: Annotated[
-        int, Meta(ge=0, le=2**30, description="tokens of these that are generated; the rest is the prompt [tokens]")
-    ] | None = None
-    attn_implementation: Annotated[AttentionImplementation, Meta(description="attention kernel")] = "sdpa"
-    cache_implementation: Annotated[CacheImplementation, Meta(description="kind of KV cache")] = "dynamic"
-    kv_cache_dtype: Annotated[str, Meta(description="storage of cached keys and values; auto: the model's own dtype")] = "auto"
-    num_beams: Annotated[int, Meta(ge=1, le=4096, description="beams of each sequence")] = 1
-    logits_to_keep: Annotated[
-        int, Meta(ge=0, le=2**30, description="positions whose logits are computed; 0: all of the prompt")
-    ] = 1
 
 
 class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,14 +101,27 @@ def parse(values: object) -> Request:
         )
     if "model" not in values or values["model"] is None or values["model"] == "":
         raise RequestError(
-            tr("model: is missing."), field="model", hint=tr('Name one: {"model": "llama-3.1-8b"}. List them with: vrameter models')
+            tr("model: is missing."),
+            field="model",
+            hint=tr('Name one: {"model": "llama-3.1-8b"}. List them with: vrameter models'),
         )
     values = {key: value for key, value in values.items() if value is not None or key not in _NULLABLE}
     request: Request = check(Request, values, path="")
     return request
 
 
-_NULLABLE = {"method", "dtype", "quantization", "device", "num_devices", "engine_version", "parallelism", "settings", "engine", "task"}
+_NULLABLE = {
+    "method",
+    "dtype",
+    "quantization",
+    "device",
+    "num_devices",
+    "engine_version",
+    "parallelism",
+    "settings",
+    "engine",
+    "task",
+}
 Checked = Any
 
 
@@ -145,7 +148,9 @@ def _explained(struct: type[Any], values: Mapping[str, Any], path: str, message:
     """Return the error of the first field that does not convert."""
     hints = get_type_hints(struct, include_extras=True)
     for key, value in values.items():
-        nested = [kind for kind in (hints[key], *get_args(hints[key])) if isinstance(kind, type) and issubclass(kind, Struct)]
+        nested = [
+            kind for kind in (hints[key], *get_args(hints[key])) if isinstance(kind, type) and issubclass(kind, Struct)
+        ]
         if isinstance(value, Mapping) and nested:
             try:
                 check(nested[0], value, path=f"{path}{key}.")
@@ -203,12 +208,18 @@ def _expected(hint: Any) -> str:
 
 def _elsewhere(name: str) -> str | None:
     """Return a hint for a field that stands at another level of the request."""
-    if name in TransformersSettings.__struct_fields__:
-        return tr('It is an engine setting: {"settings": {"%(name)s": ...}}.', name=name)
     if name in Parallelism.__struct_fields__:
         return tr('It is a degree of parallelism: {"parallelism": {"%(name)s": ...}}.', name=name)
     if name in Request.__struct_fields__:
         return tr("It stands at the top of the request, not in here.")
+    from vrameter.settings import owners
+
+    engines = owners(name)
+    if engines:
+        return tr(
+            'It is a setting of %(engines)s: {"engine": "%(engine)s", "settings": {"%(name)s": ...}}.',
+            engines=", ".join(engines), engine=engines[0], name=name,
+        )  # fmt: skip
     return None
 
 
@@ -218,6 +229,6 @@ def _shown(value: object) -> str:
 
 
 __all__ = [
-    "INFERENCE_ENGINES", "TRAINING_ENGINES", "UNSET", "DeviceSpec", "Parallelism", "Request", "TransformersSettings", "UnsetType",
+    "INFERENCE_ENGINES", "TRAINING_ENGINES", "UNSET", "DeviceSpec", "Parallelism", "Request", "UnsetType",
     "check", "parse",
 ]  # fmt: skip

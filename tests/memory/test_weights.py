@@ -8,8 +8,8 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tests.configs import model
+
 from vrameter.errors import RequestError, UnknownNameError
 from vrameter.memory.weights import tensor_bytes, weight_bytes, weight_plan, weights_bytes
 from vrameter.model.formats import AWQ, BLOCK_FP8, CHANNEL_FP8, MXFP4, NVFP4, Format, bnb, gptq, mlx

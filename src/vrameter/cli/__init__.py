@@ -14,6 +14,19 @@ from vrameter.i18n import LANGUAGES, set_language, tr
 COMMANDS = ("estimate", "explain", "batch", "models", "devices", "dtypes")
 
 
+_arguments: list[str] = []
+
+
+def asked(flag: str) -> str | None:
+    """Return the value that the command line gives a flag, before it is parsed: the engine decides which flags there are."""
+    for index, argument in enumerate(_arguments):
+        if argument == flag and index + 1 < len(_arguments):
+            return _arguments[index + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+    return None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 answered, 1 does not fit (with --check), 2 unusable, 3 unreachable."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -21,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = take_language(given)
     except VrameterError as error:
         return complain(error)
+    _arguments[:] = given
     import click
 
     from vrameter.cli.group import group

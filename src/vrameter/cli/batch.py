@@ -16,7 +16,12 @@ def command() -> click.Command:
         callback=run,
         params=[
             click.Argument(["file"]),
-            click.Option(["--lang"], metavar="en|ko", expose_value=False, help=tr("Language of all that is shown (default: the locale).")),
+            click.Option(
+                ["--lang"],
+                metavar="en|ko",
+                expose_value=False,
+                help=tr("Language of all that is shown (default: the locale)."),
+            ),
         ],
         help=tr("Answer one request per line of FILE (- reads standard input), one response per line, in order."),
     )

@@ -14,7 +14,9 @@ def command() -> click.Command:
         "dtypes",
         callback=run,
         params=[click.Argument(["name"], required=False), *output_options(check=False)],
-        help=tr("Show what each data type is: size, range, precision, purpose, hardware; and the quantisation formats."),
+        help=tr(
+            "Show what each data type is: size, range, precision, purpose, hardware; and the quantisation formats."
+        ),
     )
 
 

@@ -25,7 +25,9 @@ class Group(click.Group):
             return None
         return import_module(f"vrameter.cli.{cmd_name}").command()  # type: ignore[no-any-return]
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] in COMMANDS:
             return super().resolve_command(ctx, args)
         return ASK, self.get_command(ctx, ASK), args
@@ -68,8 +70,18 @@ def group() -> click.Group:
         subcommand_metavar=tr("MODEL [OPTIONS] | COMMAND [ARGS]..."),
         params=[
             click.Option(
-                ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=show_version, help=tr("Show the version.")
+                ["--version"],
+                is_flag=True,
+                expose_value=False,
+                is_eager=True,
+                callback=show_version,
+                help=tr("Show the version."),
             ),
-            click.Option(["--lang"], metavar="en|ko", expose_value=False, help=tr("Language of all that is shown (default: the locale).")),
+            click.Option(
+                ["--lang"],
+                metavar="en|ko",
+                expose_value=False,
+                help=tr("Language of all that is shown (default: the locale)."),
+            ),
         ],
     )

@@ -7,14 +7,15 @@ bounds are those of the field.
 from __future__ import annotations
 
 import re
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 from msgspec import Meta
 
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
-from vrameter.spec import Parallelism, Request, TransformersSettings
+from vrameter.settings import struct_of, structs
+from vrameter.spec import Parallelism, Request
 
 FORMATS = ("human", "json", "md", "quiet")
 SHORT = {"tensor": "--tp", "pipeline": "--pp", "data": "--dp", "expert": "--ep", "context": "--cp"}
@@ -48,28 +49,48 @@ def help_of(hint: Any) -> str:
 
 
 def question_options() -> list[click.Parameter]:
-    """Return the flags of a question."""
+    """Return the flags of a question; those of settings are the chosen engine's."""
     return [
         click.Option(["--config"], metavar="FILE", help=tr("read the shape from this config.json")),
         click.Option(["--task"], metavar="inference|training", help=tr("what the model is to do")),
-        click.Option(["--method"], metavar="architecture|rule-of-thumb", help=tr("exact arithmetic or the best-known rule")),
-        click.Option(["--dtype"], metavar="NAME", help=tr("data type of unquantised weights (default: the checkpoint's)")),
-        click.Option(["--quantization", "-q"], metavar="NAME", help=tr("format of quantised weights: fp8, awq, bnb-nf4, q4_k_m, ...")),
+        click.Option(
+            ["--method"], metavar="architecture|rule-of-thumb", help=tr("exact arithmetic or the best-known rule")
+        ),
+        click.Option(
+            ["--dtype"], metavar="NAME", help=tr("data type of unquantised weights (default: the checkpoint's)")
+        ),
+        click.Option(
+            ["--quantization", "-q"],
+            metavar="NAME",
+            help=tr("format of quantised weights: fp8, awq, bnb-nf4, q4_k_m, ..."),
+        ),
         click.Option(["--device", "-d"], metavar="NAME", help=tr("the GPU: rtx-4090, 2xl40s, 24GiB, ...")),
         click.Option(["--num-devices"], type=Whole(), metavar="N", help=tr("how many of them")),
         click.Option(["--engine"], metavar="NAME", help=tr("the program that runs the model (default: transformers)")),
         click.Option(["--engine-version"], metavar="VERSION", help=tr("its version (default: the newest known)")),
         *_degree_options(),
         *_setting_options(),
-        click.Option(["--set"], multiple=True, metavar="NAME=VALUE", help=tr("another setting under the engine's own name")),
+        click.Option(
+            ["--set"], multiple=True, metavar="NAME=VALUE", help=tr("another setting under the engine's own name")
+        ),
     ]
 
 
 def output_options(*, check: bool = True) -> list[click.Parameter]:
     """Return the flags of an answer."""
     options: list[click.Parameter] = [
-        click.Option(["--format", "-f", "format_"], type=click.Choice(FORMATS), default="human", help=tr("how to write the answer")),
-        click.Option(["--lang"], metavar="en|ko", expose_value=False, help=tr("Language of all that is shown (default: the locale).")),
+        click.Option(
+            ["--format", "-f", "format_"],
+            type=click.Choice(FORMATS),
+            default="human",
+            help=tr("how to write the answer"),
+        ),
+        click.Option(
+            ["--lang"],
+            metavar="en|ko",
+            expose_value=False,
+            help=tr("Language of all that is shown (default: the locale)."),
+        ),
     ]
     if check:
         options.append(click.Option(["--check"], is_flag=True, help=tr("exit with status 1 where it does not fit")))
@@ -79,29 +100,89 @@ def output_options(*, check: bool = True) -> list[click.Parameter]:
 def _degree_options() -> list[click.Parameter]:
     hints = get_type_hints(Parallelism, include_extras=True)
     return [
-        click.Option([f"--{name}-parallel", *([SHORT[name]] if name in SHORT else [])], type=Whole(), metavar="N", help=help_of(hints[name]))
+        click.Option(
+            [f"--{name}-parallel", *([SHORT[name]] if name in SHORT else [])],
+            type=Whole(),
+            metavar="N",
+            help=help_of(hints[name]),
+        )
         for name in ("tensor", "pipeline", "data", "expert", "context")
     ]
 
 
+def _settings_struct() -> type[Any] | None:
+    """Return the settings of the engine that the command line names."""
+    from vrameter.cli import asked
+
+    return struct_of(asked("--engine") or "transformers", asked("--task") or "inference")
+
+
+def flag_of(setting: str) -> str:
+    """Return the flag of a setting.
+
+    >>> flag_of("max_model_len")
+    '--max-model-len'
+    """
+    return f"--{setting.replace('_', '-')}"
+
+
 def _setting_options() -> list[click.Parameter]:
-    hints = get_type_hints(TransformersSettings, include_extras=True)
-    options: list[click.Parameter] = []
-    for name in TransformersSettings.__struct_fields__:
-        hint = hints[name]
-        numeric = any(kind is int or int in get_args(kind) for kind in (hint, *get_args(hint)))
-        options.append(
-            click.Option(
-                [f"--{name.replace('_', '-')}"], type=Whole() if numeric else click.STRING, metavar="N" if numeric else "NAME", help=help_of(hint)
-            )
-        )
-    return options
+    struct = _settings_struct()
+    if struct is None:
+        return []
+    hints = get_type_hints(struct, include_extras=True)
+    return [_setting_option(name, hints[name]) for name in struct.__struct_fields__]
+
+
+def _setting_option(name: str, hint: Any) -> click.Option:
+    """Return the flag of a setting: a switch, a number, a name, or JSON for a list or an object."""
+    kinds = _plain_kinds(hint)
+    flag = flag_of(name)
+    text = help_of(hint)
+    if kinds == {bool}:
+        return click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=text)
+    if kinds == {int}:
+        return click.Option([flag], type=Whole(), metavar="N", help=text)
+    if kinds <= {int, float}:
+        return click.Option([flag], type=click.FLOAT, metavar="X", help=text)
+    return click.Option([flag], type=Value(), metavar="NAME" if kinds <= {str} else "VALUE", help=text)
+
+
+def _plain_kinds(hint: Any) -> set[Any]:
+    """Return the types that a field takes, None and bounds left out."""
+    found: set[Any] = set()
+    for kind in get_args(hint) or (hint,):
+        if isinstance(kind, Meta) or kind is type(None):
+            continue
+        if isinstance(kind, str):
+            found.add(str)
+        elif get_args(kind) and get_origin(kind) not in (list, dict, tuple):
+            found |= _plain_kinds(kind)
+        else:
+            found.add(get_origin(kind) or kind)
+    return {get_origin(hint)} if get_origin(hint) in (list, dict, tuple) else found
+
+
+class Value(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A name, or JSON: a number, a list, an object."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value[:1] in "[{0123456789-":
+            import msgspec
+
+            try:
+                return msgspec.json.decode(value)
+            except msgspec.DecodeError:
+                return value
+        return value
 
 
 def described_messages() -> list[str]:
     """Return the descriptions that fields carry, for translation."""
     found = []
-    for struct in (Parallelism, TransformersSettings, Request):
+    for struct in (Parallelism, Request, *structs().values()):
         for hint in get_type_hints(struct, include_extras=True).values():
             found += [
                 meta.description
@@ -130,7 +211,9 @@ def request_of(model: str | None, given: dict[str, Any]) -> dict[str, Any]:
         )
     if not model and not config:
         raise RequestError(
-            tr("MODEL: is missing."), field="model", hint=tr("Name one: vrameter llama-3.1-8b. List them with: vrameter models")
+            tr("MODEL: is missing."),
+            field="model",
+            hint=tr("Name one: vrameter llama-3.1-8b. List them with: vrameter models"),
         )
     if config:
         from pathlib import Path
@@ -147,7 +230,8 @@ def request_of(model: str | None, given: dict[str, Any]) -> dict[str, Any]:
     degrees = {name: given[f"{name}_parallel"] for name in SHORT if given.get(f"{name}_parallel") is not None}
     if degrees:
         request["parallelism"] = degrees
-    settings = {name: given[name] for name in TransformersSettings.__struct_fields__ if given.get(name) is not None}
+    struct = _settings_struct()
+    settings = {name: given[name] for name in struct.__struct_fields__ if given.get(name) is not None} if struct else {}
     settings.update(_named_settings(given.get("set") or ()))
     if settings:
         request["settings"] = settings
@@ -162,7 +246,9 @@ def _named_settings(pairs: tuple[str, ...]) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals or not name:
             raise RequestError(
-                tr("--set: '%(value)s' is not NAME=VALUE.", value=pair), field="--set", hint=tr("Give %(expected)s.", expected="--set batch_size=4")
+                tr("--set: '%(value)s' is not NAME=VALUE.", value=pair),
+                field="--set",
+                hint=tr("Give %(expected)s.", expected="--set batch_size=4"),
             )
         try:
             settings[name.replace("-", "_")] = msgspec.json.decode(text)

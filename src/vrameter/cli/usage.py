@@ -14,6 +14,9 @@ def explained(error: click.ClickException) -> VrameterError:
     if isinstance(error, click.NoSuchOption):
         known = [flag for param in (error.ctx.command.params if error.ctx else []) for flag in param.opts]
         near = closest(error.option_name, known)
+        elsewhere = _of_another_engine(error.option_name)
+        if elsewhere:
+            hint, near = elsewhere, []
         return RequestError(
             tr("%(flag)s: there is no such flag.", flag=error.option_name),
             field=error.option_name,
@@ -28,3 +31,15 @@ def explained(error: click.ClickException) -> VrameterError:
     if isinstance(error, click.BadOptionUsage):
         return RequestError(tr("%(flag)s: needs a value.", flag=error.option_name), field=error.option_name, hint=hint)
     return RequestError(error.format_message(), hint=hint)
+
+
+def _of_another_engine(flag: str) -> str | None:
+    """Return a hint for a flag that another engine has."""
+    from vrameter.settings import owners
+
+    engines = owners(flag.lstrip("-").replace("-", "_"))
+    if not engines:
+        return None
+    if engines == ["training"]:
+        return tr("It is a setting of training: add --task training.")
+    return tr("It is a setting of %(engines)s: add --engine %(engine)s.", engines=", ".join(engines), engine=engines[0])

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
+from vrameter.settings import canonical
 from vrameter.spec import INFERENCE_ENGINES, TRAINING_ENGINES, Request
 
 if TYPE_CHECKING:
     from vrameter.devices import Device
     from vrameter.ledger import Ledger
+    from vrameter.memory.weights import WeightPlan
     from vrameter.model.architecture import Architecture
 
 ENGINES = {"transformers": "vrameter.engines.transformers"}
-ALIASES = {"hf": "transformers", "huggingface": "transformers", "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "trtllm": "tensorrt-llm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,14 @@ class Ask:
     device: Device | None
     num_devices: int
     notes: tuple[str, ...] = ()
+
+    def weight_plan(self, *, imatrix: bool = False) -> WeightPlan:
+        """Return how every tensor of the model is stored, as the request, the file or the model's config says."""
+        from vrameter.memory.weights import weight_plan
+
+        return weight_plan(
+            self.architecture, dtype=self.request.dtype, quantization=self.request.quantization, imatrix=imatrix
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +75,7 @@ def engine(name: str, task: str) -> Any:
     UnknownNameError, RequestError
         For a name that is no engine, or one that is not modelled yet.
     """
-    lowered = name.strip().lower()
-    lowered = ALIASES.get(lowered, lowered)
+    lowered = canonical(name)
     known = INFERENCE_ENGINES if task == "inference" else TRAINING_ENGINES
     if task == "training":
         raise RequestError(

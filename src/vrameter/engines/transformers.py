@@ -26,10 +26,11 @@ from vrameter.memory import kv_cache as kv
 from vrameter.memory import runtime
 from vrameter.memory.cache_formats import cache_format, check_rows
 from vrameter.memory.state_cache import state_bytes_per_sequence, state_cache_bytes
-from vrameter.memory.weights import WeightPlan, weight_plan, weights_bytes
+from vrameter.memory.weights import WeightPlan, weights_bytes
 from vrameter.model.architecture import Architecture, Attention, Component, LatentAttention
 from vrameter.parallel import layer_split, tensor_share
-from vrameter.spec import TransformersSettings, check
+from vrameter.settings.transformers import TransformersSettings
+from vrameter.spec import check
 
 GENERATION = ("load", "prefill", "decode")
 ENCODING = ("load", "forward")
@@ -55,7 +56,7 @@ def estimate(ask: Ask) -> Answer:
     architecture = ask.architecture
     warnings: list[str] = []
     shape, resolved = _shape(architecture, settings, warnings)
-    plan = weight_plan(architecture, dtype=ask.request.dtype, quantization=ask.request.quantization)
+    plan = ask.weight_plan()
     parallelism = ask.request.parallelism
     _check_parallelism(ask)
     whole = tensor_share(architecture, parallelism.tensor)
@@ -63,7 +64,9 @@ def estimate(ask: Ask) -> Answer:
     shares = layer_split(whole, stages, plan.piece_bytes)
     per_replica = -(-shape.num_seqs // parallelism.data)
     kv_dtype = _kv_dtype(settings, plan.compute_dtype)
-    cache_name = kv_dtype if settings.cache_implementation != "quantized" or settings.kv_cache_dtype != "auto" else "quanto-int4"
+    cache_name = (
+        kv_dtype if settings.cache_implementation != "quantized" or settings.kv_cache_dtype != "auto" else "quanto-int4"
+    )
     _check_cache(architecture, cache_name)
     ledgers = [
         _device(ask, share, settings, shape, plan, cache_name, per_replica, last=index == len(shares) - 1)
@@ -73,7 +76,11 @@ def estimate(ask: Ask) -> Answer:
     cache = kv.cache_shape(whole, kv_dtype=cache_name, own_dtype=plan.compute_dtype)
     fullest = ledgers[0]
     peak = fullest.peak()
-    settings_out = {name: getattr(settings, name) for name in settings.__struct_fields__} | resolved | {"kv_cache_dtype": cache_name}
+    settings_out = (
+        {name: getattr(settings, name) for name in settings.__struct_fields__}
+        | resolved
+        | {"kv_cache_dtype": cache_name}
+    )
     report = {
         "weights_bytes": sum(each.bytes for each in fullest.items if each.term == "weights"),
         "activation_bytes": max((each.bytes for each in fullest.items if each.term == "activations"), default=0),
@@ -141,11 +148,18 @@ def _shape(
         length = min(DEFAULT_CONTEXT, limit) if limit else DEFAULT_CONTEXT
     elif limit and length > limit:
         warnings.append(
-            tr("context_length %(value)s is beyond the %(limit)s positions that the model's config states.", value=length, limit=limit)
+            tr(
+                "context_length %(value)s is beyond the %(limit)s positions that the model's config states.",
+                value=length,
+                limit=limit,
+            )
         )
     beams = settings.num_beams
     if decoder is None:
-        return Shape(settings.batch_size, length, length, 0, answers=False), {"context_length": length, "max_new_tokens": 0}
+        return Shape(settings.batch_size, length, length, 0, answers=False), {
+            "context_length": length,
+            "max_new_tokens": 0,
+        }
     encoder = architecture.component("encoder") or _listening(architecture)
     if encoder is not None:
         fixed = _cross_tokens(decoder)
@@ -157,11 +171,18 @@ def _shape(
     new = settings.max_new_tokens or 0
     if new >= length:
         raise RequestError(
-            tr("settings.max_new_tokens: %(value)s leaves no prompt within context_length %(length)s.", value=new, length=length),
+            tr(
+                "settings.max_new_tokens: %(value)s leaves no prompt within context_length %(length)s.",
+                value=new,
+                length=length,
+            ),
             field="settings.max_new_tokens",
             hint=tr("context_length counts prompt and answer together: raise it above %(value)s.", value=new),
         )
-    return Shape(settings.batch_size * beams, length - new, length, 0, answers=True), {"context_length": length, "max_new_tokens": new}
+    return Shape(settings.batch_size * beams, length - new, length, 0, answers=True), {
+        "context_length": length,
+        "max_new_tokens": new,
+    }
 
 
 def _listening(architecture: Architecture) -> Component | None:
@@ -172,7 +193,9 @@ def _listening(architecture: Architecture) -> Component | None:
 
 def _has_cross(component: Component) -> bool:
     return any(
-        isinstance(part, Attention) and part.scope == "cross" for layer, _ in component.layer_groups for part in layer.parts
+        isinstance(part, Attention) and part.scope == "cross"
+        for layer, _ in component.layer_groups
+        for part in layer.parts
     )
 
 
@@ -289,7 +312,9 @@ def _cache_items(
                         num_seqs=num_seqs, bytes_per_sequence=held,
                     )
                 )  # fmt: skip
-            growing = max((group.tokens_kept(shape.total) * group.entry_bytes for group in cache.self_layers), default=0)
+            growing = max(
+                (group.tokens_kept(shape.total) * group.entry_bytes for group in cache.self_layers), default=0
+            )
             if growing:
                 items.append(
                     item(
@@ -311,7 +336,14 @@ def _cache_items(
 
 
 def _cache_item(
-    cache: kv.CacheShape, phases: tuple[str, ...], num_seqs: int, length: int, encoder: int, *, offloaded: bool, layers: int
+    cache: kv.CacheShape,
+    phases: tuple[str, ...],
+    num_seqs: int,
+    length: int,
+    encoder: int,
+    *,
+    offloaded: bool,
+    layers: int,
 ) -> Item:
     """Return the cache of sequences of `length` tokens; of an offloaded cache two layers are on the device at once."""
     windowed = [group for group in cache.self_layers if group.limit is not None]
@@ -341,7 +373,12 @@ def _kernel(settings: TransformersSettings) -> str:
 
 
 def _activation_items(
-    share: Architecture, settings: TransformersSettings, shape: Shape, num_seqs: int, element: int, phases: tuple[str, ...]
+    share: Architecture,
+    settings: TransformersSettings,
+    shape: Shape,
+    num_seqs: int,
+    element: int,
+    phases: tuple[str, ...],
 ) -> list[Item]:
     """Return activations of the first pass and of one step, and what the attention kernel adds."""
     main = share.main
@@ -398,9 +435,7 @@ def _pass_items(
             block, scores = widths.attention, [entry]
         else:
             block = widths.feed_forward
-    size = act.activation_bytes(
-        num_tokens=tokens, block_width=block, rotary_width=widths.rotary, element_bytes=element
-    )
+    size = act.activation_bytes(num_tokens=tokens, block_width=block, rotary_width=widths.rotary, element_bytes=element)
     return [
         item(
             "activations", act.activation_bytes, phases=(phase,), basis="modelled",

@@ -150,7 +150,9 @@ def attention_score_bytes(*, num_seqs: int, num_heads: int, num_queries: int, nu
     return num_seqs * num_queries * num_keys * (num_heads * (element_bytes + 8) + element_bytes)
 
 
-def repeated_kv_bytes(*, num_seqs: int, num_tokens: int, num_heads: int, head_dim: int, value_dim: int, element_bytes: int) -> int:
+def repeated_kv_bytes(
+    *, num_seqs: int, num_tokens: int, num_heads: int, head_dim: int, value_dim: int, element_bytes: int
+) -> int:
     """Return the keys and values of one layer copied out to every query head.
 
     transformers does so for grouped-query attention whenever an attention mask is passed, that is, when

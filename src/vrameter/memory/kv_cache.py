@@ -61,9 +61,7 @@ class CachedLayers:
         return self.count * ((entries - whole) * self.entry_bytes + whole * self.whole_entry_bytes)
 
 
-def cached_layers(
-    component: Component, kv_format: CacheFormat, own_format: CacheFormat
-) -> tuple[CachedLayers, ...]:
+def cached_layers(component: Component, kv_format: CacheFormat, own_format: CacheFormat) -> tuple[CachedLayers, ...]:
     """Return the layers of a decoder grouped by how they cache."""
     groups: dict[tuple[int, int | None, int, int, int, int | None], int] = {}
     caching = [
@@ -148,7 +146,9 @@ class CacheShape:
 
     def unwindowed_bytes(self, seq_len: int) -> int:
         """Return the cache of one sequence before windows cut it. [bytes]."""
-        return sum(group.count * group.entry_bytes * ceil_div(seq_len, group.tokens_per_entry) for group in self.self_layers)
+        return sum(
+            group.count * group.entry_bytes * ceil_div(seq_len, group.tokens_per_entry) for group in self.self_layers
+        )
 
     @property
     def largest_layer_entry(self) -> int:
@@ -156,9 +156,7 @@ class CacheShape:
         return max((group.entry_bytes for group in self.self_layers), default=0)
 
 
-def cache_shape(
-    architecture: Architecture, *, kv_dtype: str = "bf16", own_dtype: str = "bf16"
-) -> CacheShape:
+def cache_shape(architecture: Architecture, *, kv_dtype: str = "bf16", own_dtype: str = "bf16") -> CacheShape:
     """Return the cache of a model's decoder, or of a share of it; empty for a model that generates nothing.
 
     Examples
@@ -168,13 +166,17 @@ def cache_shape(
     decoder = architecture.decoder
     if decoder is None:
         return CacheShape(())
-    return CacheShape(
-        cached_layers(decoder, FORMATS[kv_dtype], FORMATS[own_dtype])
-    )
+    return CacheShape(cached_layers(decoder, FORMATS[kv_dtype], FORMATS[own_dtype]))
 
 
 def kv_cache_bytes(
-    *, num_seqs: int, num_tokens: int, bytes_per_token: int, num_window_tokens: int, window_bytes_per_token: int, fixed_bytes: int
+    *,
+    num_seqs: int,
+    num_tokens: int,
+    bytes_per_token: int,
+    num_window_tokens: int,
+    window_bytes_per_token: int,
+    fixed_bytes: int,
 ) -> int:
     """Return the bytes of the KV cache that one device holds.
 

@@ -33,9 +33,7 @@ def recurrent_state_bytes(
     return conv_channels * conv_columns * conv_element_bytes + state_elements * state_element_bytes
 
 
-def state_bytes_per_sequence(
-    architecture: Architecture, *, element_bytes: int = 2, spare_column: bool = False
-) -> int:
+def state_bytes_per_sequence(architecture: Architecture, *, element_bytes: int = 2, spare_column: bool = False) -> int:
     """Return the states of one sequence over all layers of a model or of a share. [bytes].
 
     Parameters

@@ -29,9 +29,22 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "num_attention_heads": ("n_head", "n_heads", "num_heads"),
     "num_key_value_heads": ("n_kv_heads", "num_kv_heads", "multi_query_group_num"),
     "intermediate_size": ("n_inner", "ffn_dim", "d_ff", "ffn_hidden_size", "inter_dim"),
-    "max_position_embeddings": ("n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length", "model_max_length"),
+    "max_position_embeddings": (
+        "n_positions",
+        "n_ctx",
+        "max_seq_len",
+        "max_sequence_length",
+        "seq_length",
+        "model_max_length",
+    ),
     "num_experts": ("num_local_experts", "n_routed_experts", "moe_num_experts"),
-    "num_experts_per_tok": ("num_experts_per_token", "moe_topk", "moe_k", "num_selected_experts", "n_activated_experts"),
+    "num_experts_per_tok": (
+        "num_experts_per_token",
+        "moe_topk",
+        "moe_k",
+        "num_selected_experts",
+        "n_activated_experts",
+    ),
     "vocab_size": ("padded_vocab_size", "n_vocab"),
     "num_local_experts": ("num_experts", "n_routed_experts"),
     "n_routed_experts": ("num_experts", "num_local_experts"),
@@ -166,7 +179,9 @@ class Config:
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.fail(name, "%(value)s is not a whole number.", value=shown(value))
         if value < least or value > most:
-            raise self.fail(name, "%(value)s is not between %(least)s and %(most)s.", value=value, least=least, most=most)
+            raise self.fail(
+                name, "%(value)s is not between %(least)s and %(most)s.", value=value, least=least, most=most
+            )
         return value
 
     def number(self, name: str, default: float = _REQUIRED, *, least: float = 0.0) -> Any:
@@ -185,7 +200,7 @@ class Config:
             return bool(value)
         raise self.fail(name, "%(value)s is not true or false.", value=shown(value))
 
-    def text(self, name: str, default: str = _REQUIRED) -> Any:
+    def text(self, name: str, default: str | None = _REQUIRED) -> Any:
         """Return a text."""
         value = self.get(name, None if default is _REQUIRED else default)
         if default is None and value is None:
@@ -241,7 +256,10 @@ class Config:
         kv_heads = self.integer("num_key_value_heads", heads)
         if heads % kv_heads:
             raise self.fail(
-                "num_key_value_heads", "%(value)s does not divide the %(heads)s attention heads.", value=kv_heads, heads=heads
+                "num_key_value_heads",
+                "%(value)s does not divide the %(heads)s attention heads.",
+                value=kv_heads,
+                heads=heads,
             )
         return kv_heads
 
@@ -305,7 +323,11 @@ class Config:
     def over(self, **values: Any) -> Config:
         """Return the same config with some fields set."""
         return Config(
-            {**self.values, **values}, path=self.path, model_type=self.model_type, assumed=self.assumed, notes=self.notes
+            {**self.values, **values},
+            path=self.path,
+            model_type=self.model_type,
+            assumed=self.assumed,
+            notes=self.notes,
         )
 
     def as_type(self, model_type: str) -> Config:

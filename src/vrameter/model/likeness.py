@@ -26,7 +26,9 @@ def likely_type(cfg: Config) -> str | None:
             if classes[0].startswith(stem) and model_type in MODULES:
                 return model_type
     given = cfg.given
-    if not (given("hidden_size") and given("num_hidden_layers") and given("num_attention_heads") and given("vocab_size")):
+    if not (
+        given("hidden_size") and given("num_hidden_layers") and given("num_attention_heads") and given("vocab_size")
+    ):
         return None
     if given("kv_lora_rank"):
         return "deepseek_v3" if given("n_routed_experts") else None
@@ -38,7 +40,14 @@ def likely_type(cfg: Config) -> str | None:
         if given("moe_intermediate_size"):
             return "qwen3_moe" if "qwen3_moe" in MODULES else None
         return "mixtral" if "mixtral" in MODULES else None
-    unusual = ("mamba_d_state", "ssm_state_size", "linear_key_head_dim", "layers_block_type", "vision_config", "state_size")
+    unusual = (
+        "mamba_d_state",
+        "ssm_state_size",
+        "linear_key_head_dim",
+        "layers_block_type",
+        "vision_config",
+        "state_size",
+    )
     if any(given(name) for name in unusual):
         return None
     return "llama"

@@ -45,9 +45,7 @@ def read_config(values: Mapping[str, Any], *, name: str = "") -> Architecture:
     check_json(values)
     cfg = Config(values)
     if not values:
-        raise ConfigError(
-            tr("config: is empty."), field="config", hint=tr("Give the config.json of one model.")
-        )
+        raise ConfigError(tr("config: is empty."), field="config", hint=tr("Give the config.json of one model."))
     found = entry(cfg.model_type)
     if found is None:
         cfg = _as_known(cfg)
@@ -150,7 +148,9 @@ def _as_known(cfg: Config) -> Config:
         )  # fmt: skip
     read = cfg.as_type(likely)
     if cfg.model_type:
-        read.warn("model_type '%(given)s' is not known; its fields are read as '%(read)s'.", given=cfg.model_type, read=likely)
+        read.warn(
+            "model_type '%(given)s' is not known; its fields are read as '%(read)s'.", given=cfg.model_type, read=likely
+        )
     else:
         read.warn("The config has no model_type; its fields are read as '%(read)s'.", read=likely)
     return read

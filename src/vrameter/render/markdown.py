@@ -35,7 +35,14 @@ def response_markdown(response: Mapping[str, Any]) -> str:
     ]
     peak = entry["peak"]
     label = tr("peak, %(phase)s", phase=words.phase_label(peak["phase"]))
-    rows.append((f"**{label}**", f"**{format_bytes(peak['used_bytes'])}**", words.interval(peak["low_bytes"], peak["high_bytes"]), ""))
+    rows.append(
+        (
+            f"**{label}**",
+            f"**{format_bytes(peak['used_bytes'])}**",
+            words.interval(peak["low_bytes"], peak["high_bytes"]),
+            "",
+        )
+    )
     return "\n".join([f"**{words.verdict(response)}**", "", words.setup(response), "", table(columns, rows)])
 
 
@@ -50,5 +57,7 @@ def rule_markdown(response: Mapping[str, Any]) -> str:
         "training": tr("training (x 3 and more)"),
     }
     rows = [(label, f"{rule['gb'][name]:.1f}", f"{rule['gib'][name]:.3f}") for name, label in labels.items()]
-    title = tr("Rule of thumb for %(params)s parameters: parameters x bytes per value.", params=f"{rule['num_params']:,}")
+    title = tr(
+        "Rule of thumb for %(params)s parameters: parameters x bytes per value.", params=f"{rule['num_params']:,}"
+    )
     return "\n".join([f"**{title}** ({rule['dtype']})", "", table(columns, rows)])

@@ -34,7 +34,9 @@ def _rows(answer: Mapping[str, Any]) -> list[list[str]]:
                 format_bytes(row["weights_bytes"]),
                 format_bytes(row["inference_bytes"]),
                 format_bytes(training) if training else "-",
-                f"{format_bytes(rule['inference_low_bytes'])} ~ {format_bytes(rule['inference_high_bytes'])}" if rule else "-",
+                f"{format_bytes(rule['inference_low_bytes'])} ~ {format_bytes(rule['inference_high_bytes'])}"
+                if rule
+                else "-",
                 f"{format_bytes(rule['training_bytes'])} +" if rule else "-",
             ]
         )

@@ -34,7 +34,13 @@ def console(*, error: bool = False) -> Console:
     stream = sys.stderr if error else sys.stdout
     terminal = stream.isatty()
     return Console(
-        file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True, width=None if terminal else 160, force_terminal=terminal or None
+        file=stream,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+        width=None if terminal else 160,
+        force_terminal=terminal or None,
     )
 
 
@@ -83,11 +89,21 @@ def response_text(response: Mapping[str, Any]) -> str:
         )
     )
     if "budget_bytes" in entry:
-        rows.append(("  " + tr("device memory"), format_bytes(entry["budget_bytes"]), bar(entry["budget_bytes"] / whole), ""))
+        rows.append(
+            ("  " + tr("device memory"), format_bytes(entry["budget_bytes"]), bar(entry["budget_bytes"] / whole), "")
+        )
     lines += plain_columns(rows)
     cache = response.get("kv_cache")
     if cache:
-        lines += ["", "  " + tr("KV cache: %(bytes)s per token, %(dtype)s.", bytes=f"{cache['bytes_per_token']:,} B", dtype=cache["dtype"])]
+        lines += [
+            "",
+            "  "
+            + tr(
+                "KV cache: %(bytes)s per token, %(dtype)s.",
+                bytes=f"{cache['bytes_per_token']:,} B",
+                dtype=cache["dtype"],
+            ),
+        ]
     return "\n".join(lines)
 
 

@@ -74,14 +74,19 @@ def verdict(response: Mapping[str, Any]) -> str:
         "headroom": format_bytes(abs(entry["headroom_bytes"])),
     }
     sentences = {
-        "surely": tr("Fits: %(model)s needs %(peak)s of the %(budget)s on %(device)s, %(headroom)s to spare.", **values),
+        "surely": tr(
+            "Fits: %(model)s needs %(peak)s of the %(budget)s on %(device)s, %(headroom)s to spare.", **values
+        ),
         "probably": tr(
-            "Probably fits: %(model)s needs %(peak)s of the %(budget)s on %(device)s, only %(headroom)s to spare.", **values
+            "Probably fits: %(model)s needs %(peak)s of the %(budget)s on %(device)s, only %(headroom)s to spare.",
+            **values,
         ),
         "hardly": tr(
             "Hardly fits: %(model)s needs %(peak)s, and %(device)s has %(budget)s: %(headroom)s too little.", **values
         ),
-        "no": tr("Does not fit: %(model)s needs %(peak)s, and %(device)s has %(budget)s: %(headroom)s too little.", **values),
+        "no": tr(
+            "Does not fit: %(model)s needs %(peak)s, and %(device)s has %(budget)s: %(headroom)s too little.", **values
+        ),
     }
     return sentences[entry["confidence"]]
 

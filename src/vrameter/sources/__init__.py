@@ -111,7 +111,10 @@ def _configured(reference: Mapping[str, Any]) -> Model:
         )
     if "config" not in reference or extra:
         raise RequestError(
-            tr("model: %(keys)s: give one source, an object with 'config' and perhaps 'name'.", keys=", ".join(map(str, reference)) or "{}"),
+            tr(
+                "model: %(keys)s: give one source, an object with 'config' and perhaps 'name'.",
+                keys=", ".join(map(str, reference)) or "{}",
+            ),
             field="model",
             hint=tr('Give {"model": {"config": { ... }}}.'),
         )

@@ -47,9 +47,7 @@ def read(text: str) -> Model:
             hint=tr("Give a folder with a config.json, or a model's name."),
         )
     architecture = read_config(parse_config(file), name=path.resolve().name if path.is_dir() else path.stem)
-    return Model(
-        name=architecture.name, architecture=architecture, num_params=architecture.num_params, source="folder"
-    )
+    return Model(name=architecture.name, architecture=architecture, num_params=architecture.num_params, source="folder")
 
 
 def parse_config(file: Path) -> Any:

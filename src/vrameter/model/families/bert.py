@@ -39,7 +39,9 @@ def even_heads(cfg: Config) -> tuple[int, int]:
     """Return the number of heads and their width, which must divide the hidden one."""
     hidden, heads = cfg.hidden_size, cfg.num_heads
     if hidden % heads:
-        raise cfg.fail("hidden_size", "%(value)s is not a multiple of the %(heads)s attention heads.", value=hidden, heads=heads)
+        raise cfg.fail(
+            "hidden_size", "%(value)s is not a multiple of the %(heads)s attention heads.", value=hidden, heads=heads
+        )
     return heads, hidden // heads
 
 
@@ -120,7 +122,8 @@ def bert_model(
         up="intermediate.dense", down="output.dense",
     )  # fmt: skip
     layer = Layer(
-        (*attentions, own_feed_forward), (*norms, *(parts.norm(mlp_norm, hidden, bias=True) if mlp_norm else ()), *layer_extra)
+        (*attentions, own_feed_forward),
+        (*norms, *(parts.norm(mlp_norm, hidden, bias=True) if mlp_norm else ()), *layer_extra),
     )
     type_count = cfg.integer("type_vocab_size", 0, least=0) if types else 0
     return Component(
@@ -131,7 +134,11 @@ def bert_model(
         tensors=(
             *parts.embedding("embeddings.word_embeddings", vocab, width),
             *(parts.embedding("embeddings.position_embeddings", table, width, slot="position") if positions else ()),
-            *(parts.embedding("embeddings.token_type_embeddings", type_count, width, slot="type") if type_count else ()),
+            *(
+                parts.embedding("embeddings.token_type_embeddings", type_count, width, slot="type")
+                if type_count
+                else ()
+            ),
             *embeddings,
             *(parts.norm(f"embeddings.{embedding_norm}", width, bias=True) if embedding_norm else ()),
             *(parts.linear(projection, hidden, width, bias=True, role="embedding") if projection else ()),
@@ -142,7 +149,8 @@ def bert_model(
         prefix=prefix,
         layers_prefix=joined(prefix, layers_name),
         vocab_size=vocab,
-        max_positions=max(0, table - reserved_positions - extra_positions) or cfg.integer("max_position_embeddings", 0, least=0),
+        max_positions=max(0, table - reserved_positions - extra_positions)
+        or cfg.integer("max_position_embeddings", 0, least=0),
     )
 
 
@@ -227,7 +235,9 @@ def roc_bert(cfg: Config, prefix: str, *, pooler: bool = True, causal: bool = Fa
     hidden = cfg.hidden_size
     sound, shape = cfg.integer("pronunciation_embed_dim"), cfg.integer("shape_embed_dim")
     embeddings = (
-        *parts.embedding("embeddings.pronunciation_embed", cfg.integer("pronunciation_vocab_size"), sound, slot="other"),
+        *parts.embedding(
+            "embeddings.pronunciation_embed", cfg.integer("pronunciation_vocab_size"), sound, slot="other"
+        ),
         *parts.embedding("embeddings.shape_embed", cfg.integer("shape_vocab_size"), shape, slot="other"),
     )
     if cfg.flag("concat_input"):
@@ -262,7 +272,11 @@ def big_bird(cfg: Config, prefix: str, *, pooler: bool = True, causal: bool = Fa
     )
 
 
-@tower("layoutlm", base="layoutlm", heads=text_heads(pooled=(*POOLED, "MaskedLM", "TokenClassification", "QuestionAnswering")))
+@tower(
+    "layoutlm",
+    base="layoutlm",
+    heads=text_heads(pooled=(*POOLED, "MaskedLM", "TokenClassification", "QuestionAnswering")),
+)
 def layoutlm(cfg: Config, prefix: str, *, pooler: bool = True, causal: bool = False) -> Component:
     """LayoutLM: BERT with embeddings of where a word stands on the page."""
     rows = cfg.integer("max_2d_position_embeddings")
@@ -391,7 +405,9 @@ def xmod(cfg: Config, prefix: str, *, pooler: bool = True, causal: bool = False)
     """X-MOD: a small adapter for each language in every layer."""
     hidden = cfg.hidden_size
     inner = hidden // cfg.integer("adapter_reduction_factor")
-    adapters: Tensors = parts.norm("output.adapter_layer_norm", hidden, bias=True) if cfg.flag("adapter_layer_norm") else ()
+    adapters: Tensors = (
+        parts.norm("output.adapter_layer_norm", hidden, bias=True) if cfg.flag("adapter_layer_norm") else ()
+    )
     for language in cfg.sequence("languages", ["en_XX"]):
         adapter = f"output.adapter_modules.{language}"
         adapters += parts.linear(f"{adapter}.dense1", inner, hidden, bias=True, role="mlp")
@@ -463,7 +479,11 @@ def electra(cfg: Config, prefix: str, *, pooler: bool = True, causal: bool = Fal
 _roformer_head = transform_head("cls.predictions", width="embedding_size")
 
 
-@tower("roformer", base="roformer", heads=text_heads(language=_roformer_head, classifier=dense_classifier, choices=summary_classifier))
+@tower(
+    "roformer",
+    base="roformer",
+    heads=text_heads(language=_roformer_head, classifier=dense_classifier, choices=summary_classifier),
+)
 def roformer(cfg: Config, prefix: str, *, pooler: bool = True, causal: bool = False) -> Component:
     """RoFormer: rotary positions, kept as a table of fixed sines."""
     _, dim = even_heads(cfg)

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vrameter.model import parts
-from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Tensor, Tensors, joined
+from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Role, Tensor, Tensors, joined
 from vrameter.model.config import Config
 from vrameter.model.families.bert import bert_attention, bert_model, dense_pooler, even_heads, narrow_embeddings
 from vrameter.model.families.encoder_heads import (
@@ -303,7 +303,7 @@ def squeezebert(cfg: Config, prefix: str, *, pooler: bool = True, causal: bool =
     heads, dim = even_heads(cfg)
 
     def grouped(name: str, outputs: int, inputs: int, field: str, slot: str) -> Tensors:
-        role = "mlp" if slot in ("up", "down") else "attention"
+        role: Role = "mlp" if slot in ("up", "down") else "attention"
         return parts.conv(name, outputs, inputs // cfg.integer(field), 1, role=role, slot=slot)
 
     attention = Attention(
@@ -439,7 +439,9 @@ def luke(cfg: Config, prefix: str, *, pooler: bool = True, causal: bool = False)
     """LUKE [8]_: RoBERTa that reads words and entities, with queries for each pair of the two kinds."""
     hidden, width = cfg.hidden_size, cfg.integer("entity_emb_size")
     module = "entity_embeddings"
-    entities: Tensors = parts.embedding(f"{module}.entity_embeddings", cfg.integer("entity_vocab_size"), width, slot="entity")
+    entities: Tensors = parts.embedding(
+        f"{module}.entity_embeddings", cfg.integer("entity_vocab_size"), width, slot="entity"
+    )
     if width != hidden:
         entities += parts.linear(f"{module}.entity_embedding_dense", hidden, width, role="embedding")
     entities += parts.embedding(
@@ -477,9 +479,7 @@ def tapas(cfg: Config, prefix: str, *, pooler: bool = True, causal: bool = False
         for index, count in enumerate(cfg.integers("type_vocab_sizes"))
         for tensor in parts.embedding(f"embeddings.token_type_embeddings_{index}", count, cfg.hidden_size, slot="type")
     ]
-    return bert_model(
-        cfg, prefix, pooler=dense_pooler(pooler), causal=causal, types=False, embeddings=tuple(kinds)
-    )
+    return bert_model(cfg, prefix, pooler=dense_pooler(pooler), causal=causal, types=False, embeddings=tuple(kinds))
 
 
 def _page_spans(cfg: Config, labels: int, hidden: int) -> Tensors:
@@ -519,7 +519,9 @@ def layoutlmv3(cfg: Config, prefix: str, *, pooler: bool = True, causal: bool = 
         rest += parts.linear("encoder.rel_pos_bias", heads, cfg.integer("rel_pos_bins"), role="attention")
     if cfg.flag("has_spatial_attention_bias", True):
         for axis in "xy":
-            rest += parts.linear(f"encoder.rel_pos_{axis}_bias", heads, cfg.integer("rel_2d_pos_bins"), role="attention")
+            rest += parts.linear(
+                f"encoder.rel_pos_{axis}_bias", heads, cfg.integer("rel_2d_pos_bins"), role="attention"
+            )
     return bert_model(
         cfg, prefix, attention=bert_attention(cfg), embeddings=tuple(places), extra=rest, reserved_positions=2
     )

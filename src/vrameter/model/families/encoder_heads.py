@@ -34,7 +34,7 @@ LanguageHeads = Callable[[Config, int, int], LanguageHead]
 
 def task_of(class_name: str) -> str:
     """Return what a class is for: the end of its name after ``For``, or ``Model``."""
-    before, found, after = class_name.rpartition("For")
+    _before, found, after = class_name.rpartition("For")
     if found and after:
         return after
     for ending in ("LMHeadModel", "Decoder", "MTModel"):
@@ -173,7 +173,9 @@ def text_heads(
         is_base = is_base and task not in CAUSAL
         found = ENTRIES[cfg.model_type]
         prefix = "" if is_base else found.base
-        body = found.read(cfg, prefix, pooler=always_pooled or ("Model" if is_base else task) in pooled, causal=is_causal)
+        body = found.read(
+            cfg, prefix, pooler=always_pooled or ("Model" if is_base else task) in pooled, causal=is_causal
+        )
         if is_base:
             return Built((body,))
         hidden = body.hidden_size

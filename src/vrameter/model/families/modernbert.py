@@ -43,7 +43,9 @@ def modernbert_model(cfg: Config, prefix: str, *, causal: bool) -> Component:
         )  # fmt: skip
         perceptron = parts.mlp(hidden_size=hidden, intermediate_size=inner, bias=mlp_bias, gate_up="Wi", down="Wo")
         norms = parts.norm("mlp_norm", hidden, bias=norm_bias)
-        return Layer((attention, perceptron), norms if first else (*parts.norm("attn_norm", hidden, bias=norm_bias), *norms))
+        return Layer(
+            (attention, perceptron), norms if first else (*parts.norm("attn_norm", hidden, bias=norm_bias), *norms)
+        )
 
     return Component(
         kind="decoder" if causal else "encoder",
@@ -90,7 +92,9 @@ def _causal_classifier(cfg: Config, labels: int, hidden: int) -> Tensors:
 @tower(
     "modernbert",
     base="model",
-    heads=text_heads(language=_language, classifier=_classifier, choices=_classifier, tagger=_classifier, spans=_classifier),
+    heads=text_heads(
+        language=_language, classifier=_classifier, choices=_classifier, tagger=_classifier, spans=_classifier
+    ),
 )
 def modernbert(cfg: Config, prefix: str, *, pooler: bool = False, causal: bool = False) -> Component:
     """ModernBERT."""

@@ -53,7 +53,9 @@ ENTRIES: dict[str, Entry] = {}
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _register(kind: Literal["decoder", "tower", "model"], model_types: Sequence[str], **facts: Any) -> Callable[[Function], Function]:
+def _register(
+    kind: Literal["decoder", "tower", "model"], model_types: Sequence[str], **facts: Any
+) -> Callable[[Function], Function]:
     def register(function: Function) -> Function:
         for model_type in model_types:
             ENTRIES[model_type] = Entry(kind, function, **facts)

@@ -14,7 +14,7 @@ References
 from __future__ import annotations
 
 from vrameter.model import parts
-from vrameter.model.architecture import Component, FeedForward, Layer, Tensor, Tensors, joined
+from vrameter.model.architecture import Component, FeedForward, Layer, Tensor, joined
 from vrameter.model.config import Config
 from vrameter.model.families.encoder_heads import dense_classifier, roberta_head, text_heads, transform_head
 from vrameter.model.families.registry import stack, tower

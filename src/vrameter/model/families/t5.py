@@ -113,9 +113,7 @@ def t5_side(cfg: Config, prefix: str, side: Side, *, decoder: bool, shared: Tens
         last = f"layer.{len(attentions)}"
         perceptron = _switch(cfg, last, is_sparse) if side.sparse else _perceptron(cfg, last)
         norms = [
-            tensor
-            for index in range(len(attentions) + 1)
-            for tensor in parts.norm(f"layer.{index}.layer_norm", hidden)
+            tensor for index in range(len(attentions) + 1) for tensor in parts.norm(f"layer.{index}.layer_norm", hidden)
         ]
         return Layer((*attentions, perceptron), tuple(norms))
 
@@ -196,5 +194,5 @@ def longt5(cfg: Config, prefix: str) -> Component:
 
 @tower("switch_transformers", base="transformer", heads=t5_heads(lambda cfg: Side(sparse=True)))
 def switch_transformers(cfg: Config, prefix: str) -> Component:
-    """The Switch Transformer's encoder [3]_: each token goes to one expert in the sparse layers."""
+    """Read the Switch Transformer's encoder [3]_: each token goes to one expert in the sparse layers."""
     return t5_side(cfg, prefix, Side(sparse=True), decoder=False, shared=_shared(cfg))

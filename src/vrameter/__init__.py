@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vrameter.batch import batch
+    from vrameter.jsonlines import batch
     from vrameter.errors import VrameterError
-    from vrameter.estimate import Response, estimate
+    from vrameter.response import Response, estimate
     from vrameter.memory.rule_of_thumb import rule_of_thumb
     from vrameter.model.architecture import Architecture
     from vrameter.model.read import read_config
@@ -26,10 +26,10 @@ _PUBLIC = {
     "DeviceSpec": "vrameter.spec",
     "Parallelism": "vrameter.spec",
     "Request": "vrameter.spec",
-    "Response": "vrameter.estimate",
+    "Response": "vrameter.response",
     "VrameterError": "vrameter.errors",
-    "batch": "vrameter.batch",
-    "estimate": "vrameter.estimate",
+    "batch": "vrameter.jsonlines",
+    "estimate": "vrameter.response",
     "read_config": "vrameter.model.read",
     "rule_of_thumb": "vrameter.memory.rule_of_thumb",
 }

@@ -38,7 +38,7 @@ def overview(model: object, *, context_length: int = 8192) -> dict[str, Any]:
     Formats whose inference is not transformers' (GGUF) stand with the same activations and cache; their own engines
     differ by their compute buffers.
     """
-    from vrameter.estimate import estimate
+    from vrameter.response import estimate
     from vrameter.sources import resolve
 
     resolved = resolve(model)

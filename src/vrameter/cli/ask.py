@@ -32,6 +32,6 @@ def run(model: str | None, format_: str, check: bool, **given: Any) -> int:
 
             return write_overview(overview(request["model"]), format_)
     from vrameter.cli.write import write_response
-    from vrameter.estimate import estimate
+    from vrameter.response import estimate
 
     return write_response(estimate(request), format_, check=check)

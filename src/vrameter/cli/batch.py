@@ -29,7 +29,7 @@ def command() -> click.Command:
 
 def run(file: str) -> int:
     """Answer every line; 1 where one could not be answered."""
-    from vrameter.batch import batch
+    from vrameter.jsonlines import batch
     from vrameter.errors import SourceError
 
     out = sys.stdout.buffer

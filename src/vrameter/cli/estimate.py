@@ -23,6 +23,6 @@ def command() -> click.Command:
 def run(model: str | None, format_: str, check: bool, **given: Any) -> int:
     """Answer one question."""
     from vrameter.cli.write import write_response
-    from vrameter.estimate import estimate
+    from vrameter.response import estimate
 
     return write_response(estimate(request_of(model, given)), format_, check=check)

@@ -29,7 +29,7 @@ def command() -> click.Command:
 def run(model: str | None, format_: str, term: str | None, **given: Any) -> int:
     """Explain the terms of one estimate."""
     from vrameter.cli.write import write_explanation
-    from vrameter.estimate import estimate
+    from vrameter.response import estimate
 
     response = estimate(request_of(model, given))
     items = response["devices"][0]["items"]

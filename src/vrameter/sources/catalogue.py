@@ -228,20 +228,21 @@ def names(pattern: str = "") -> list[str]:
         Part of a name; ``*`` and ``?`` stand for any text and any sign. Case and punctuation do not matter in a part
         without them.
     """
-    ids = _ids()
-    if not pattern:
-        return list(ids)
+    return [name for name in _ids() if matches(name, pattern)]
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Say whether an id fits a pattern of `names`.
+
+    >>> matches("Qwen/Qwen3-8B", "qwen3"), matches("Qwen/Qwen3-8B", "qwen3-?b"), matches("Qwen/Qwen3-8B", "llama")
+    (True, True, False)
+    """
     if any(sign in pattern for sign in "*?["):
         from fnmatch import fnmatchcase
 
         lowered = pattern.lower()
-        return [
-            item
-            for item in ids
-            if fnmatchcase(item.lower(), lowered) or fnmatchcase(item.lower().partition("/")[2], lowered)
-        ]
-    wanted = normalised(pattern)
-    return [item for item in ids if wanted in normalised(item)]
+        return fnmatchcase(name.lower(), lowered) or fnmatchcase(name.lower().partition("/")[2], lowered)
+    return normalised(pattern) in normalised(name)
 
 
 def entries() -> Iterable[Entry]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from vrameter.errors import RequestError, VrameterError
-from vrameter.estimate import estimate
+from vrameter.response import estimate
 from vrameter.i18n import tr
 
 MAX_LINE_BYTES = 16 * 2**20

@@ -82,5 +82,13 @@ def _list(pattern: str, format_: str, *, all_: bool) -> int:
     ]
     status = write_table(columns, rows, format_, plain=plain)
     if len(shown) < len(found):
-        warn([tr("The %(shown)s most downloaded of %(count)s. All of them: vrameter models --all", shown=len(shown), count=len(found))])
+        warn(
+            [
+                tr(
+                    "The %(shown)s most downloaded of %(count)s. All of them: vrameter models --all",
+                    shown=len(shown),
+                    count=len(found),
+                )
+            ]
+        )
     return status

@@ -37,6 +37,14 @@ def status_of(response: Mapping[str, Any], *, check: bool) -> int:
 
 def write_response(response: Mapping[str, Any], format_: str, *, check: bool) -> int:
     """Write one estimate and return the exit status."""
+    if check and "fits" not in response["devices"][0]:
+        from vrameter.errors import RequestError
+
+        raise RequestError(
+            tr("--check: there is no device to check against."),
+            field="--check",
+            hint=tr("Name one: --device rtx-4090"),
+        )
     if format_ == "json":
         write_json(response)
     elif format_ == "quiet":
@@ -51,12 +59,6 @@ def write_response(response: Mapping[str, Any], format_: str, *, check: bool) ->
         write_text(response_text(response))
     if format_ in ("human", "md"):
         warn(response["warnings"])
-    if check and "fits" not in response["devices"][0]:
-        from vrameter.errors import RequestError
-
-        raise RequestError(
-            tr("--check: there is no device to check against."), field="--check", hint=tr("Name one: --device rtx-4090")
-        )
     return status_of(response, check=check)
 
 

@@ -26,13 +26,15 @@ from vrameter.model.gguf_types import gguf_format
 from vrameter.model.schemes import Scheme
 
 # Sums kept for the next question about the same share. They hold it, so that its id stays its own.
-REMEMBERED = 64
+REMEMBERED = 256
 # Made from the 16-bit matrix while it loads, unless the checkpoint holds it so already.
 _MADE_ON_LOADING = ("bnb", "hqq", "torchao", "quanto", "eetq")
 
 
 Stored = tuple[tuple[Format, tuple[int, ...]], ...]
 """The tensors that hold one of ours: usually one, of the same shape."""
+Groups = list[tuple[list[tuple[Tensor, Stored]], int]]
+"""Groups of tensors with how often each occurs just so."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class WeightPlan:
     warnings: tuple[str, ...] = ()
     _known: dict[Key, Format | None] = field(default_factory=dict, compare=False, repr=False)
     _sums: dict[int, tuple[Architecture, WeightBytes]] = field(default_factory=dict, compare=False, repr=False)
+    _parts: dict[int, tuple[Component, Groups]] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def compute_dtype(self) -> str:
@@ -149,8 +152,8 @@ class WeightPlan:
         """Return what the model, or a share of it, takes."""
         held = share or self.architecture
         if id(held) not in self._sums:
-            if len(self._sums) >= REMEMBERED:
-                self._sums.clear()
+            while len(self._sums) >= REMEMBERED:
+                del self._sums[next(iter(self._sums))]
             self._sums[id(held)] = (held, self._sum(held))
         return self._sums[id(held)][1]
 
@@ -164,8 +167,15 @@ class WeightPlan:
             lines += [Line(component.name, role, *numbers) for role, numbers in sums.items()]
         return WeightBytes(tuple(lines))
 
-    def _groups(self, component: Component) -> Iterator[tuple[list[tuple[Tensor, Stored]], int]]:
-        """Yield groups of tensors with how often each occurs just so."""
+    def _groups(self, component: Component) -> Groups:
+        """Return how the tensors of a component, or of a share of it, are stored."""
+        if id(component) not in self._parts:
+            while len(self._parts) >= REMEMBERED:
+                del self._parts[next(iter(self._parts))]
+            self._parts[id(component)] = (component, list(self._grouped(component)))
+        return self._parts[id(component)][1]
+
+    def _grouped(self, component: Component) -> Iterator[tuple[list[tuple[Tensor, Stored]], int]]:
         yield [(tensor, self.stored(component, None, tensor)) for tensor in component.tensors], 1
         if not self.by_layer:
             for layer, places in component.layer_groups:

@@ -52,8 +52,8 @@ def weight_plan(
     """
     key = (id(architecture), dtype, quantization, imatrix, language())
     if key not in _PLANS:
-        if len(_PLANS) >= REMEMBERED:
-            _PLANS.clear()
+        while len(_PLANS) >= REMEMBERED:
+            del _PLANS[next(iter(_PLANS))]
         _PLANS[key] = _plan(architecture, dtype, quantization, imatrix)
     return _PLANS[key]
 

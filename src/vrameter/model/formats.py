@@ -86,6 +86,9 @@ class Format:
     whole_groups: bool = False
     plain: bool = False
 
+    def __hash__(self) -> int:
+        return hash(self.name)
+
     def bytes_of(self, shape: Sequence[int]) -> TensorBytes:
         """Return what a tensor of this format takes. [bytes].
 

@@ -46,6 +46,9 @@ def read_config(values: Mapping[str, Any], *, name: str = "") -> Architecture:
     cfg = Config(values)
     if not values:
         raise ConfigError(tr("config: is empty."), field="config", hint=tr("Give the config.json of one model."))
+    stated = values.get("model_type")
+    if stated is not None and not isinstance(stated, str):
+        raise cfg.fail("model_type", "%(value)s is not a text.", value=shown(stated))
     found = entry(cfg.model_type)
     if found is None:
         cfg = _as_known(cfg)
@@ -54,7 +57,7 @@ def read_config(values: Mapping[str, Any], *, name: str = "") -> Architecture:
     class_name = _class_name(values, found)
     built = build(cfg, found, class_name)
     return Architecture(
-        name=name or str(values.get("_name_or_path") or class_name or cfg.model_type),
+        name=name or str(values.get("_name_or_path") or (class_name if class_name != found.task else cfg.model_type)),
         model_type=cfg.model_type,
         class_name=class_name,
         components=tuple(component for component in built.components if component.layers or component.tensors),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from vrameter.errors import RequestError
-from vrameter.i18n import tr
+from vrameter.i18n import language, tr
 from vrameter.units import parse_count
 
 if TYPE_CHECKING:
@@ -65,6 +66,12 @@ def resolve(reference: object) -> Model:
 
     if folder.is_path(text):
         return folder.read(text)
+    return _listed(text, language())
+
+
+@lru_cache(maxsize=128)
+def _listed(text: str, _language: str) -> Model:
+    """Return a model of the catalogue; its notes are in the language in use, so each language has its own."""
     from vrameter.sources import catalogue
 
     entry = catalogue.find(text)

@@ -155,6 +155,7 @@ def mistral(cfg: Config, prefix: str) -> Component:
 def qwen2_scopes(cfg: Config) -> list[LayerScope]:
     """Windows of the Qwen line: off unless `use_sliding_window`, and then from layer `max_window_layers` on."""
     count = cfg.num_layers
+    cfg.per_layer("layer_types", count)  # contradictory even where windows are off
     if not cfg.flag("use_sliding_window", False):
         return [("full", None)] * count
     first = cfg.integer("max_window_layers", 28, least=0)

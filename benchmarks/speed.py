@@ -1,0 +1,110 @@
+"""How long an answer takes: a cold start beside an empty interpreter in the same run, and ten thousand requests.
+
+    python benchmarks/speed.py
+
+Prints its figures and fails beyond the limits: 150 ms for a cold catalogue answer (best of 10), 10 s for 10,000 mixed
+requests on one core, 5 ms for a warm estimate.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+COLD_LIMIT, BATCH_LIMIT, WARM_LIMIT = 0.150, 10.0, 0.005
+RUNS = 10
+NUM_REQUESTS = 10_000
+
+
+def best(command: list[str]) -> float:
+    """Return the shortest of `RUNS` runs of a command. [seconds]."""
+    times = []
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def requests() -> list[dict[str, object]]:
+    """Return mixed requests: models, formats, lengths, devices."""
+    from vrameter.sources import catalogue
+
+    models = [
+        "llama-3.1-8b",
+        "qwen3-30b-a3b",
+        "gemma-2-9b",
+        "deepseek-v3",
+        "bert-base-uncased",
+        "t5-base",
+        "gpt-oss-20b",
+        "8.8B",
+    ]
+    models += [name for name in catalogue.names("qwen3-8b")[:8]]
+    formats: list[dict[str, object]] = [
+        {},
+        {"quantization": "awq"},
+        {"quantization": "q4_k_m"},
+        {"dtype": "fp16"},
+        {"quantization": "fp8"},
+    ]
+    devices: list[dict[str, object]] = [{}, {"device": "rtx-4090"}, {"device": "2xl40s"}, {"device": "h100"}]
+    mixed: list[dict[str, object]] = []
+    for index in range(NUM_REQUESTS):
+        model = models[index % len(models)]
+        request: dict[str, object] = {"model": model, **formats[index % 5], **devices[index // 5 % 4]}
+        if model == "8.8B":
+            request = {"model": model, "dtype": "bf16"}
+        elif index % 3:
+            request["settings"] = {"context_length": 256 + index % 4096, "batch_size": 1 + index % 7}
+        mixed.append(request)
+    return mixed
+
+
+def main() -> int:
+    """Print the figures and return 1 beyond a limit."""
+    os.environ["LANG"] = "C.UTF-8"
+    empty = best([sys.executable, "-c", "pass"])
+    cold = best([sys.executable, "-m", "vrameter", "llama-3.1-8b", "--device", "rtx-4090"])
+    print(
+        f"cold start: {1000 * cold:.0f} ms, {cold / empty:.1f} x an empty interpreter ({1000 * empty:.0f} ms); limit {1000 * COLD_LIMIT:.0f} ms"
+    )
+
+    import msgspec
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "requests.jsonl"
+        file.write_bytes(b"\n".join(msgspec.json.encode(request) for request in requests()))
+        start = time.perf_counter()
+        run = subprocess.run([sys.executable, "-m", "vrameter", "batch", str(file)], check=True, capture_output=True)
+        batch = time.perf_counter() - start
+    answers = run.stdout.count(b"\n")
+    print(f"batch: {answers:,} requests in {batch:.2f} s, {answers / batch:,.0f} a second; limit {BATCH_LIMIT:.0f} s")
+
+    import vrameter
+
+    slowest = 0.0
+    for request in requests()[:400]:
+        vrameter.estimate(request)
+        slowest = max(slowest, min(_timed(request) for _ in range(3)))
+    print(f"warm estimate: slowest kind {1000 * slowest:.2f} ms; limit {1000 * WARM_LIMIT:.0f} ms")
+    failed = cold > COLD_LIMIT or batch > BATCH_LIMIT or slowest > WARM_LIMIT or answers != NUM_REQUESTS
+    if failed:
+        print("beyond a limit")
+    return 1 if failed else 0
+
+
+def _timed(request: dict[str, object]) -> float:
+    import vrameter
+
+    start = time.perf_counter()
+    vrameter.estimate(request)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -44,7 +44,7 @@ def requests() -> list[dict[str, object]]:
         "gpt-oss-20b",
         "8.8B",
     ]
-    models += [name for name in catalogue.names("qwen3-8b")[:8]]
+    models += list(catalogue.names("qwen3-8b")[:8])
     formats: list[dict[str, object]] = [
         {},
         {"quantization": "awq"},

@@ -198,6 +198,16 @@ def test_a_batch_goes_on(tmp_path: Path, capsysbinary: pytest.CaptureFixture[byt
             assert set(answer["error"]) >= {"kind", "message", "field"}
 
 
+def answer_or_message(request: dict[str, Any]) -> vrameter.Response | None:
+    """Return the answer, None where a message says why there is none. Any other exception is a defect."""
+    try:
+        return vrameter.estimate(request)
+    except VrameterError as error:
+        if not error.message:
+            raise
+        return None
+
+
 WORDS = st.sampled_from(
     ["llama-3.1-8b", "8.8B", "rtx-4090", "bf16", "awq", "transformers", "x", "", "\n", "한국어", "-1", "1e9"]
 )
@@ -219,10 +229,8 @@ def test_random_requests_answer_or_explain(data: st.DataObject) -> None:
     if data.draw(st.booleans()):
         names = ["batch_size", "context_length", "max_new_tokens", "num_beams", "logits_to_keep", "kv_cache_dtype"]
         request["settings"] = data.draw(st.dictionaries(st.sampled_from(names), PLAIN, max_size=2))
-    try:
-        answer = vrameter.estimate(request)
-    except VrameterError as error:
-        assert error.message
+    answer = answer_or_message(request)
+    if answer is None:
         return
     assert all(isinstance(item["bytes"], int) and item["bytes"] >= 0 for item in answer["devices"][0]["items"])
 
@@ -241,9 +249,5 @@ def test_random_configs_answer_or_explain(data: st.DataObject) -> None:
     values: dict[str, Any] = {**LLAMA, "model_type": data.draw(st.sampled_from(sorted(MODULES)))}
     for name in data.draw(st.lists(st.sampled_from(FIELDS), max_size=4)):
         values[name] = data.draw(st.one_of(PLAIN, st.integers(-2, 300)))
-    try:
-        answer = vrameter.estimate({"model": {"config": values}})
-    except VrameterError as error:
-        assert error.message
-        return
-    assert answer["devices"][0]["peak"]["used_bytes"] > 0
+    answer = answer_or_message({"model": {"config": values}})
+    assert answer is None or answer["devices"][0]["peak"]["used_bytes"] > 0

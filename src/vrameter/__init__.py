@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vrameter.jsonlines import batch
     from vrameter.errors import VrameterError
-    from vrameter.response import Response, estimate
+    from vrameter.jsonlines import batch
     from vrameter.memory.rule_of_thumb import rule_of_thumb
     from vrameter.model.architecture import Architecture
     from vrameter.model.read import read_config
+    from vrameter.response import Response, estimate
     from vrameter.spec import DeviceSpec, Parallelism, Request
 
 __version__ = "0.1.0"

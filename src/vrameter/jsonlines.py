@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from vrameter.errors import RequestError, VrameterError
-from vrameter.response import estimate
 from vrameter.i18n import tr
+from vrameter.response import estimate
 
 MAX_LINE_BYTES = 16 * 2**20
 

@@ -29,8 +29,8 @@ def command() -> click.Command:
 
 def run(file: str) -> int:
     """Answer every line; 1 where one could not be answered."""
-    from vrameter.jsonlines import batch
     from vrameter.errors import SourceError
+    from vrameter.jsonlines import batch
 
     out = sys.stdout.buffer
     status = 0

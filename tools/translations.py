@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 from babel.messages.catalog import Catalog
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "vrameter"
 PO = SOURCE / "locale" / "ko" / "LC_MESSAGES" / "vrameter.po"
 MO = PO.with_suffix(".mo")
+FIXED = datetime(2026, 11, 24, tzinfo=timezone.utc)
 PLACEHOLDER = re.compile(r"%\((\w+)\)[sdrf]")
 
 
@@ -72,7 +74,7 @@ def main() -> int:
         elif set(PLACEHOLDER.findall(str(message.id))) != set(PLACEHOLDER.findall(text)):
             problems.append(f"placeholders differ: {message.id} | {text}")
     buffer = io.BytesIO()
-    merged.revision_date = merged.creation_date = None
+    merged.revision_date = merged.creation_date = FIXED  # so that the file changes only where a message does
     write_po(buffer, merged, omit_header=False, width=0, no_location=True, sort_output=True)
     if "--check" in sys.argv:
         if not MO.exists() or read_mo_messages(MO) != {str(m.id): str(m.string) for m in merged if m.id and m.string}:

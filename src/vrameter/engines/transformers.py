@@ -25,6 +25,7 @@ from vrameter.memory import activations as act
 from vrameter.memory import kv_cache as kv
 from vrameter.memory import runtime
 from vrameter.memory.cache_formats import cache_format, check_rows
+from vrameter.memory.cache_words import cache_in_words
 from vrameter.memory.state_cache import state_bytes_per_sequence, state_cache_bytes
 from vrameter.memory.weights import WeightPlan, weights_bytes
 from vrameter.model.architecture import Architecture, Attention, Component, LatentAttention
@@ -297,6 +298,7 @@ def _cache_items(
                 _cache_item(
                     cache, ("prefill", "decode") if merged else (phase,), num_seqs, length, shape.encoder,
                     offloaded=offloaded, layers=sum(group.count for group in cache.layers),
+                    note=cache_in_words(share, cache_name),
                 )
             )  # fmt: skip
         if not static:
@@ -344,6 +346,7 @@ def _cache_item(
     *,
     offloaded: bool,
     layers: int,
+    note: str,
 ) -> Item:
     """Return the cache of sequences of `length` tokens; of an offloaded cache two layers are on the device at once."""
     windowed = [group for group in cache.self_layers if group.limit is not None]
@@ -359,7 +362,7 @@ def _cache_item(
         length, per_token, window_tokens, per_window_token, fixed = 0, 0, 0, 0, share
     return item(
         "kv_cache", kv.kv_cache_bytes, phases=phases, basis="exact",
-        source=f"{_CACHE}; per layer kv_heads x (key + value width) x bytes per element",
+        source=_CACHE, note=note,
         num_seqs=num_seqs, num_tokens=length, bytes_per_token=per_token,
         num_window_tokens=window_tokens, window_bytes_per_token=per_window_token, fixed_bytes=fixed,
     )  # fmt: skip

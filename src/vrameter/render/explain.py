@@ -24,6 +24,7 @@ def explanation_text(response: Mapping[str, Any], items: Sequence[Mapping[str, A
             f"{words.term_label(item['term'])} ({item['term']}) = {format_bytes(item['bytes'])} = {item['bytes']:,} B",
             f"  {item['formula']}",
             f"  = {item['substituted']}",
+            *(["  " + tr("where: %(note)s", note=item["note"])] if item.get("note") else []),
             "  " + tr("alive in: %(phases)s", phases=phases),
             "  " + tr("basis: %(basis)s", basis=words.basis_label(item["basis"])),
             "  " + tr("source: %(source)s", source=item["source"]),
@@ -42,6 +43,7 @@ def explanation_markdown(response: Mapping[str, Any], items: Sequence[Mapping[st
         blocks.append(
             f"### {words.term_label(item['term'])}: {format_bytes(item['bytes'])}\n\n"
             f"```\n{item['formula']}\n= {item['substituted']}\n= {item['bytes']:,} B\n```\n\n"
+            + (tr("where: %(note)s", note=item["note"]) + "; " if item.get("note") else "")
             + tr("basis: %(basis)s", basis=words.basis_label(item["basis"]))
             + "; "
             + tr("source: %(source)s", source=item["source"])

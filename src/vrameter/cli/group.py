@@ -35,7 +35,6 @@ class Group(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # Flags before the model belong to the question, not to the group.
         if args and args[0].startswith("-") and args[0] not in ("--help", "--version", "-h"):
-            args = [ASK, *args]
             ctx._protected_args, ctx.args = args[:1], args[1:]
             return args[1:]
         return super().parse_args(ctx, args)

@@ -32,8 +32,9 @@ def declared() -> list[str]:
     sys.path.insert(0, str(ROOT / "src"))
     from vrameter.cli.options import described_messages
     from vrameter.model.dtypes import DTYPES
+    from vrameter.model.schemes import SCHEMES
 
-    found = list(described_messages())
+    found = [*described_messages(), *(scheme.summary for scheme in SCHEMES.values())]
     for entry in DTYPES.values():
         found += [entry.purpose, entry.hardware]
     return [message for message in found if message]

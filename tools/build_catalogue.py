@@ -222,6 +222,8 @@ def _set_context(model: Model) -> None:
     if not listed or (listed == UNRECORDED_CONTEXT and (assumed or 0) >= listed):
         model.notes.append("context-not-recorded")
         return
+    if listed == UNRECORDED_CONTEXT:
+        model.notes.append("context-not-recorded")
     if listed != assumed:
         where = "" if text is model.config else "text_config." if "text_config" in model.config else "llm_config."
         model.overlay[f"{where}max_position_embeddings"] = listed

@@ -30,7 +30,16 @@ def test_a_pipe_gets_no_colour(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_is_the_response(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["estimate", "llama-3.1-70b", "--quantization", "awq", "--device", "2xl40s", "--context-length", "32768"]
+    arguments = [
+        "estimate",
+        "llama-3.1-70b",
+        "--quantization",
+        "awq",
+        "--device",
+        "2xl40s",
+        "--context-length",
+        "32768",
+    ]
     assert main([*arguments, "--format", "json", "--lang", "en"]) == 0
     shown = json.loads(capsys.readouterr().out)
     asked = {"model": "llama-3.1-70b", "quantization": "awq", "device": "2xl40s", "settings": {"context_length": 32768}}
@@ -110,9 +119,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"vrameter {vrameter.__version__}\n"
 
 
-@pytest.mark.parametrize(("locale", "korean"), [("ko_KR.UTF-8", True), ("en_US.UTF-8", False), ("C", False), ("ja_JP.UTF-8", False)])
+@pytest.mark.parametrize(
+    ("locale", "korean"), [("ko_KR.UTF-8", True), ("en_US.UTF-8", False), ("C", False), ("ja_JP.UTF-8", False)]
+)
 def test_the_locale_chooses_the_language(locale: str, korean: bool) -> None:
-    environment = {key: value for key, value in os.environ.items() if key not in ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")}
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
+    }
     run = subprocess.run(
         [sys.executable, "-m", "vrameter", "llama-3.1-8b", "--device", "rtx-4090"],
         capture_output=True, check=True, env={**environment, "LANG": locale, "PYTHONIOENCODING": "utf-8"},

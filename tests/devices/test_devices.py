@@ -215,3 +215,31 @@ def test_every_rule_names_its_source() -> None:
 def test_names_by_pattern() -> None:
     assert "h100-sxm-80gb" in devices.names("H100")
     assert devices.names("rtx-409*") == ["rtx-4090", "rtx-4090-d", "rtx-4090-laptop"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "gib"),
+    [
+        ("a100 1g.10gb", "a100-sxm-80gb-mig-1g.10gb", 10),
+        ("A100 MIG 1g.5gb", "a100-sxm-40gb-mig-1g.5gb", 5),
+        ("H100 MIG 3g.40gb", "h100-sxm-80gb-mig-3g.40gb", 40),
+        ("h200-1g.18gb", "h200-sxm-141gb-mig-1g.18gb", 18),
+        ("a30 1g.6gb", "a30-mig-1g.6gb", 6),
+        ("h100 7g.80gb", "h100-sxm-80gb-mig-7g.80gb", 80),
+    ],
+)
+def test_slices_of_a_card(name: str, expected: str, gib: int) -> None:
+    """Memory of a multi-instance GPU comes in eighths of the card."""
+    device = devices.find(name)
+    assert device.id == expected
+    assert 0.9 * gib * GIB < device.capacity_bytes < gib * GIB
+    assert device.capacity_interval[0] < device.capacity_bytes < device.capacity_interval[1]
+    assert devices.find(device.id) == device
+
+
+@pytest.mark.parametrize("name", ["rtx-4090 1g.3gb", "a100 1g.33gb", "nothing 1g.10gb", "1g.10gb"])
+def test_slices_that_are_none(name: str) -> None:
+    with pytest.raises(VrameterError) as caught:
+        devices.find(name)
+    assert caught.value.field == "device"
+    assert caught.value.hint

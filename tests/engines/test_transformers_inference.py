@@ -78,7 +78,12 @@ def test_a_split_by_layers_is_as_large_as_its_fullest_device() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(MODELS), st.integers(16, 4096), st.integers(1, 8), st.sampled_from([None, "awq", "bnb-nf4", "q4_k_m"]))
+@given(
+    st.sampled_from(MODELS),
+    st.integers(16, 4096),
+    st.integers(1, 8),
+    st.sampled_from([None, "awq", "bnb-nf4", "q4_k_m"]),
+)
 def test_more_never_needs_less(model: str, tokens: int, batch: int, quantization: str | None) -> None:
     def used(**settings_: int) -> int:
         answer = ask(model, quantization=quantization, settings=settings_)

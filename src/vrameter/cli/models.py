@@ -40,6 +40,7 @@ def run(pattern: str | None, format_: str, types: bool, all_: bool) -> int:
 def _list(pattern: str, format_: str, *, all_: bool) -> int:
     from vrameter.cli.write import warn, write_table
     from vrameter.errors import UnknownNameError
+    from vrameter.render import words
     from vrameter.sources import catalogue
     from vrameter.units import format_count
 
@@ -61,13 +62,13 @@ def _list(pattern: str, format_: str, *, all_: bool) -> int:
             format_count(entry.computed_params or entry.published_params or 0),
             f"{entry.context_length:,}" if entry.context_length else "-",
             entry.license or "-",
-            entry.trust,
+            words.trust_label(entry.trust),
         )
         for entry in shown
     ]
     columns = [
         (tr("model"), "left"), (tr("parameters"), "right"), (tr("longest context"), "right"), (tr("licence"), "left"),
-        (tr("trust"), "left"),
+        (tr("its shape comes from"), "left"),
     ]  # fmt: skip
     plain = [
         {

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from vrameter.data import read_bytes
+from vrameter.devices import slices
 from vrameter.devices.capacity import overhead, seen
 from vrameter.devices.device import Device
 from vrameter.errors import RequestError, UnknownNameError
@@ -63,12 +64,26 @@ def find(name: str) -> Device:
         size = parse_bytes(name) if _SIZE.match(name) else None
         if size:
             return from_spec(name.strip(), size)
+        part = slices.split(name)
+        if part is not None:
+            return slices.slice_of(_card_of(*part), part[1], part[2], _rules()["slices"])
         raise _unknown(name)
     if isinstance(found, str):
         return _device(found)
     others = ", ".join(found[1:4])
     note = tr("'%(name)s' is taken for %(id)s (also: %(others)s).", name=name.strip(), id=found[0], others=others)
     return _noted(_device(found[0]), note)
+
+
+def _card_of(name: str, profile: str, gb: int) -> Device:
+    """Return the card of a family that has a slice of this size: the 40 GB one for ``a100 1g.5gb``."""
+    card = find(name)
+    found = _table().names.get(canonical(name), [])
+    for other in [found] if isinstance(found, str) else found:
+        device = _device(other)
+        if device.nominal_bytes and slices.fits(device.nominal_bytes // GIB, gb):
+            return device
+    return card
 
 
 def parse_devices(text: str) -> tuple[int, Device]:

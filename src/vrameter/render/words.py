@@ -50,6 +50,16 @@ def basis_label(basis: str) -> str:
     return labels.get(basis, basis)
 
 
+def trust_label(trust: str) -> str:
+    """Return what a model's shape stands on."""
+    labels = {
+        "full": tr("its own config.json"),
+        "mlc": tr("its own config.json"),
+        "same-shape": tr("a model of the same shape"),
+    }
+    return labels.get(trust, tr("published sizes, count verified"))
+
+
 def interval(low: int, high: int) -> str:
     """Return an interval, or nothing where both ends read alike."""
     first, last = format_bytes(low), format_bytes(high)

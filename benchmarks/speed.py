@@ -3,12 +3,14 @@
     python benchmarks/speed.py
 
 Prints its figures and fails beyond the limits: 150 ms for a cold catalogue answer (best of 10), 10 s for 10,000 mixed
-requests on one core, 5 ms for a warm estimate.
+requests on one core, 5 ms for a warm estimate. The limits hold for processor time, which a busy machine does not stretch;
+wall time stands beside it.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -20,14 +22,19 @@ RUNS = 10
 NUM_REQUESTS = 10_000
 
 
-def best(command: list[str]) -> float:
-    """Return the shortest of `RUNS` runs of a command. [seconds]."""
-    times = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
-        times.append(time.perf_counter() - start)
-    return min(times)
+def timed(command: list[str]) -> tuple[float, float, bytes]:
+    """Return the processor time and the wall time of a command, and what it printed. [seconds]."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    run = subprocess.run(command, check=True, capture_output=True)
+    after, end = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    used = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return used, end - start, run.stdout
+
+
+def best(command: list[str]) -> tuple[float, float]:
+    """Return the shortest processor time and wall time of `RUNS` runs of a command. [seconds]."""
+    runs = [timed(command) for _ in range(RUNS)]
+    return min(used for used, _, _ in runs), min(wall for _, wall, _ in runs)
 
 
 def requests() -> list[dict[str, object]]:
@@ -68,10 +75,11 @@ def requests() -> list[dict[str, object]]:
 def main() -> int:
     """Print the figures and return 1 beyond a limit."""
     os.environ["LANG"] = "C.UTF-8"
-    empty = best([sys.executable, "-c", "pass"])
-    cold = best([sys.executable, "-m", "vrameter", "llama-3.1-8b", "--device", "rtx-4090"])
+    empty, _ = best([sys.executable, "-c", "pass"])
+    cold, wall = best([sys.executable, "-m", "vrameter", "llama-3.1-8b", "--device", "rtx-4090"])
     print(
-        f"cold start: {1000 * cold:.0f} ms, {cold / empty:.1f} x an empty interpreter ({1000 * empty:.0f} ms); limit {1000 * COLD_LIMIT:.0f} ms"
+        f"cold start: {1000 * cold:.0f} ms ({1000 * wall:.0f} ms wall), {cold / empty:.1f} x an empty interpreter "
+        f"({1000 * empty:.0f} ms); limit {1000 * COLD_LIMIT:.0f} ms"
     )
 
     import msgspec
@@ -79,11 +87,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "requests.jsonl"
         file.write_bytes(b"\n".join(msgspec.json.encode(request) for request in requests()))
-        start = time.perf_counter()
-        run = subprocess.run([sys.executable, "-m", "vrameter", "batch", str(file)], check=True, capture_output=True)
-        batch = time.perf_counter() - start
-    answers = run.stdout.count(b"\n")
-    print(f"batch: {answers:,} requests in {batch:.2f} s, {answers / batch:,.0f} a second; limit {BATCH_LIMIT:.0f} s")
+        batch, wall, output = timed([sys.executable, "-m", "vrameter", "batch", str(file)])
+    answers = output.count(b"\n")
+    print(
+        f"batch: {answers:,} requests in {batch:.2f} s ({wall:.2f} s wall), {answers / batch:,.0f} a second; "
+        f"limit {BATCH_LIMIT:.0f} s"
+    )
 
     import vrameter
 
@@ -101,9 +110,9 @@ def main() -> int:
 def _timed(request: dict[str, object]) -> float:
     import vrameter
 
-    start = time.perf_counter()
+    start = time.process_time()
     vrameter.estimate(request)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 if __name__ == "__main__":

@@ -133,10 +133,11 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """All that lives on one device, phase by phase."""
+    """All that lives on one device, phase by phase; `holds` says which part of a model that several share."""
 
     phases: tuple[str, ...]
     items: tuple[Item, ...] = field(default_factory=tuple)
+    holds: str = ""
 
     def at(self, phase: str, *, held: tuple[Held, ...] = ("tensors", "allocator", "driver")) -> int:
         """Return the bytes alive in a phase."""
@@ -146,6 +147,15 @@ class Ledger:
         """Return the lowest and the highest sum of a phase. [bytes]."""
         alive = [item for item in self.items if phase in item.phases]
         return sum(item.low for item in alive), sum(item.high for item in alive)
+
+    @property
+    def used(self) -> int:
+        """What the largest phase takes. [bytes]."""
+        sums = dict.fromkeys(self.phases, 0)
+        for item in self.items:
+            for phase in item.phases:
+                sums[phase] += item.bytes
+        return max(sums.values())
 
     def peak(self) -> Peak:
         """Return the largest phase, with the interval over all phases."""

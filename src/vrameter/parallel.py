@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache
 
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
@@ -30,6 +29,7 @@ from vrameter.model.architecture import (
     Recurrent,
     Tensor,
     Tensors,
+    remembered,
 )
 from vrameter.units import ceil_div
 
@@ -137,7 +137,7 @@ def _map_layers(component: Component, change: Callable[[Layer], Layer]) -> tuple
     return tuple(made[id(layer)] for layer in component.layers)
 
 
-@lru_cache(maxsize=256)
+@remembered
 def tensor_share(architecture: Architecture, degree: int) -> Architecture:
     """Return what each of `degree` devices holds under tensor parallelism. Encoders of images and sound are copied."""
     if degree == 1:
@@ -181,6 +181,7 @@ def pieces(architecture: Architecture) -> Iterator[tuple[Component, int | None]]
             yield component, index
 
 
+@remembered
 def layer_split(
     architecture: Architecture, num_devices: int, size_of: Callable[[Component, int | None], int]
 ) -> tuple[Architecture, ...]:

@@ -123,6 +123,8 @@ def _by_architecture(ask: Request, model: Model, device: Device | None, count: i
     )
     if answer.kv_cache is not None:
         response["kv_cache"] = answer.kv_cache
+    if answer.limits:
+        response["limits"] = answer.limits
     return response
 
 
@@ -131,6 +133,8 @@ def _device_entry(ledger: Ledger, device: Device | None, count: int) -> dict[str
     entry: dict[str, Any] = {"name": device.id if device else None}
     if count > 1:
         entry["count"] = count
+    if ledger.holds:
+        entry["holds"] = ledger.holds
     if device is not None:
         entry["capacity_bytes"] = device.capacity_bytes
         entry["budget_bytes"] = device.capacity_bytes

@@ -121,3 +121,42 @@ def test_int4_of_a_mixture_counts_every_expert() -> None:
     answer = ask("qwen3-235b-a22b", quantization="awq")
     assert answer["report"]["weights_bytes"] > 0.5 * answer["model"]["num_params"]
     assert answer["model"]["num_active_params"] < answer["model"]["num_params"] / 10
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(MODELS),
+    st.sampled_from(["rtx-4090", "t4", "2xl4", "h100"]),
+    st.integers(1, 4),
+    st.integers(32, 2048),
+)
+def test_what_fits_at_most_fits_and_one_more_does_not(model: str, device: str, batch: int, tokens: int) -> None:
+    asked = {"batch_size": batch, "context_length": tokens}
+    answer = ask(model, device=device, settings=asked)
+
+    def fits(**changed: int) -> bool:
+        return bool(ask(model, device=device, settings={**asked, **changed})["devices"][0]["fits"])
+
+    own = answer["model"]["max_seq_len"]
+    for name, most in answer["limits"].items():
+        if most:
+            assert fits(**{name: most}), (name, most)
+        if name != "context_length" or most < (own or 2**30):
+            assert not fits(**{name: most + 1}), (name, most)
+
+
+def test_a_long_context_is_bounded_by_the_models_own() -> None:
+    assert ask("bert-base-uncased", device="h100")["limits"]["context_length"] == 512
+    assert ask("llama-3.1-8b", device="h200")["limits"]["context_length"] == 131072
+
+
+def test_devices_of_a_split_are_listed_the_fullest_first() -> None:
+    answer = ask("llama-3.1-70b", device="3xa100")
+    used = [entry["peak"]["used_bytes"] for entry in answer["devices"]]
+    assert used == sorted(used, reverse=True)
+    assert sum(entry.get("count", 1) for entry in answer["devices"]) == 3
+    weights = sum(
+        entry.get("count", 1) * sum(item["bytes"] for item in entry["items"] if item["term"] == "weights")
+        for entry in answer["devices"]
+    )
+    assert weights == ask("llama-3.1-70b")["report"]["weights_bytes"]

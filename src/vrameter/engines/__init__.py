@@ -57,6 +57,8 @@ class Answer:
         Other request fields with their defaults filled in.
     kv_cache, report
         Objects of the response under these names.
+    limits
+        Settings with the largest value that fits, each with the others as asked.
     """
 
     ledgers: tuple[tuple[Ledger, int], ...]
@@ -64,6 +66,7 @@ class Answer:
     resolved: dict[str, Any] = field(default_factory=dict)
     kv_cache: dict[str, Any] | None = None
     report: dict[str, int] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vrameter.model.architecture import Attention, Component, FeedForward, LatentAttention, Layer, Recurrent
+from vrameter.model.architecture import Attention, Component, FeedForward, LatentAttention, Layer, Recurrent, remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,7 @@ def layer_widths(layer: Layer, hidden_size: int, *, kernel: str = "fused") -> Wi
     return Widths(feed_forward, attention, rotary, certain, recurrent)
 
 
+@remembered
 def widest(component: Component, *, kernel: str = "fused") -> Widths:
     """Return the widest moments over all layers of a component."""
     found = [layer_widths(layer, component.hidden_size, kernel=kernel) for layer, _ in component.layer_groups]

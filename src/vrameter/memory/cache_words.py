@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from vrameter.i18n import tr
 from vrameter.memory.cache_formats import FORMATS
-from vrameter.model.architecture import Architecture, Attention, LatentAttention
+from vrameter.model.architecture import Architecture, Attention, LatentAttention, remembered
 
 
-def cache_in_words(architecture: Architecture, kv_dtype: str) -> str:
+@remembered
+def cache_in_words(architecture: Architecture, kv_dtype: str, _language: str) -> str:
     """Return what makes up the bytes of one token, a clause for each kind of layer.
 
     Parameters
     ----------
     kv_dtype
         A key of `vrameter.memory.cache_formats.FORMATS`.
+    _language
+        The language in use: answers are remembered for each.
     """
     form = FORMATS[kv_dtype]
     counts: dict[str, int] = {}

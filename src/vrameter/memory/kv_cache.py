@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vrameter.memory.cache_formats import FORMATS, CacheFormat
-from vrameter.model.architecture import Architecture, Attention, Component, LatentAttention, Recurrent
+from vrameter.model.architecture import Architecture, Attention, Component, LatentAttention, Recurrent, remembered
 from vrameter.units import ceil_div
 
 
@@ -156,6 +156,7 @@ class CacheShape:
         return max((group.entry_bytes for group in self.self_layers), default=0)
 
 
+@remembered
 def cache_shape(architecture: Architecture, *, kv_dtype: str = "bf16", own_dtype: str = "bf16") -> CacheShape:
     """Return the cache of a model's decoder, or of a share of it; empty for a model that generates nothing.
 

@@ -10,7 +10,7 @@ References
 
 from __future__ import annotations
 
-from vrameter.model.architecture import Architecture, Recurrent
+from vrameter.model.architecture import Architecture, Recurrent, remembered
 
 
 def recurrent_state_bytes(
@@ -33,6 +33,7 @@ def recurrent_state_bytes(
     return conv_channels * conv_columns * conv_element_bytes + state_elements * state_element_bytes
 
 
+@remembered
 def state_bytes_per_sequence(architecture: Architecture, *, element_bytes: int = 2, spare_column: bool = False) -> int:
     """Return the states of one sequence over all layers of a model or of a share. [bytes].
 

@@ -11,11 +11,11 @@ hundred layers touches each kind of layer once. A `Layer` has parts: an `Attenti
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from math import prod
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 Role = Literal[
     "embedding", "attention", "cross_attention", "mixer", "mlp", "experts", "shared_experts", "router",
@@ -390,6 +390,26 @@ class Architecture:
         return replace(self, name=name, notes=(*self.notes, *notes))
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def remembered(function: Function) -> Function:
+    """Return a pure function of an architecture or a component that keeps its answers with that object.
+
+    The first argument must be the object; the others must be hashable. Answers go when the object goes.
+    """
+
+    @wraps(function)
+    def wrapped(shape: Any, /, *arguments: Any, **named: Any) -> Any:
+        known = shape.__dict__.setdefault("_remembered", {})
+        key = (function, arguments, tuple(named.items()))
+        if key not in known:
+            known[key] = function(shape, *arguments, **named)
+        return known[key]
+
+    return wrapped  # type: ignore[return-value]
+
+
 def joined(prefix: str, name: str) -> str:
     """Return a module path below another; either may be empty."""
     return f"{prefix}.{name}" if prefix and name else prefix or name
@@ -397,5 +417,5 @@ def joined(prefix: str, name: str) -> str:
 
 __all__ = [
     "Architecture", "Attention", "Component", "FeedForward", "LatentAttention", "Layer", "Part", "Recurrent",
-    "Role", "Tensor", "Tensors", "joined",
+    "Role", "Tensor", "Tensors", "joined", "remembered",
 ]  # fmt: skip

@@ -43,7 +43,14 @@ def response_markdown(response: Mapping[str, Any]) -> str:
             "",
         )
     )
-    return "\n".join([f"**{words.verdict(response)}**", "", words.setup(response), "", table(columns, rows)])
+    lines = [f"**{words.verdict(response)}**", "", words.setup(response), "", table(columns, rows)]
+    limits = words.limits(response)
+    if limits:
+        lines += ["", limits]
+    if response["devices"][1:]:
+        lines += ["", tr("The other devices:"), ""]
+        lines += [f"- {words.device_line(each)}" for each in response["devices"][1:]]
+    return "\n".join(lines)
 
 
 def rule_markdown(response: Mapping[str, Any]) -> str:

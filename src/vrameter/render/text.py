@@ -104,6 +104,13 @@ def response_text(response: Mapping[str, Any]) -> str:
                 dtype=cache["dtype"],
             ),
         ]
+    limits = words.limits(response)
+    if limits:
+        lines += [*([] if cache else [""]), "  " + limits]
+    others = response["devices"][1:]
+    if others:
+        lines += ["", "  " + tr("The other devices:")]
+        lines += [f"    {words.device_line(each)}" for each in others]
     return "\n".join(lines)
 
 

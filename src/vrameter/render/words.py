@@ -101,6 +101,39 @@ def verdict(response: Mapping[str, Any]) -> str:
     return sentences[entry["confidence"]]
 
 
+def device_line(entry: Mapping[str, Any]) -> str:
+    """Return one further device: how many like it, what it holds, what it needs of what there is."""
+    parts = [f"{entry.get('count', 1)} x {entry['name'] or tr('device')}", entry.get("holds", "")]
+    need = format_bytes(entry["peak"]["used_bytes"])
+    if "budget_bytes" in entry:
+        parts.append(tr("%(peak)s of %(budget)s", peak=need, budget=format_bytes(entry["budget_bytes"])))
+    else:
+        parts.append(need)
+    return " · ".join(part for part in parts if part)
+
+
+LENGTHS = ("context_length", "max_model_len", "n_ctx", "max_seq_len", "seq_len")
+
+
+def limits(response: Mapping[str, Any]) -> str:
+    """Return the largest settings that fit, each with the others as asked; nothing where they are not known."""
+    found, settings = response.get("limits"), response["request"].get("settings") or {}
+    if not found:
+        return ""
+    length = next((settings[name] for name in LENGTHS if settings.get(name)), None)
+    parts = []
+    for name, most in found.items():
+        if name in LENGTHS:
+            parts.append(tr("%(name)s %(most)s", name=name, most=f"{most:,}"))
+        elif length and most:
+            parts.append(
+                tr("%(name)s %(most)s at %(tokens)s tokens", name=name, most=f"{most:,}", tokens=f"{length:,}")
+            )
+        else:
+            parts.append(tr("%(name)s %(most)s", name=name, most=f"{most:,}"))
+    return tr("Fits at most: %(limits)s.", limits="; ".join(parts))
+
+
 def setup(response: Mapping[str, Any]) -> str:
     """Return what was asked, in one line: model, format, tokens, engine."""
     model, request = response["model"], response["request"]

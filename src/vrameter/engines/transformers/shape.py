@@ -1,0 +1,147 @@
+"""What a request means for transformers: sequences, tokens, and which splits it can have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vrameter.engines import Ask
+from vrameter.errors import RequestError
+from vrameter.i18n import tr
+from vrameter.model.architecture import Architecture, Attention, Component
+from vrameter.settings.transformers import TransformersSettings
+
+DEFAULT_CONTEXT = 8192
+DEFAULT_ANSWER = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sequences and tokens of the request.
+
+    Parameters
+    ----------
+    prompt
+        Tokens that the first pass reads of one sequence. [tokens]
+    total
+        Tokens that the cache ends with. [tokens]
+    encoder
+        Positions of an encoder that the decoder attends to; 0 where there is none. [tokens]
+    answers
+        Whether the model generates.
+    fixed_encoder
+        Whether the encoder's positions are the architecture's own.
+    """
+
+    num_seqs: int
+    prompt: int
+    total: int
+    encoder: int
+    answers: bool
+    fixed_encoder: bool = False
+
+    @property
+    def length(self) -> int:
+        """What the request calls the context: the encoder's tokens where there is one, else all of a sequence."""
+        return self.encoder or self.total
+
+    def of_length(self, tokens: int, answer: int) -> Shape:
+        """Return the same with another context, `answer` of whose tokens are generated."""
+        if self.encoder:
+            return replace(self, encoder=tokens)
+        return replace(self, prompt=max(1, tokens - answer), total=tokens)
+
+
+def shape_of(
+    architecture: Architecture, settings: TransformersSettings, warnings: list[str]
+) -> tuple[Shape, dict[str, Any]]:
+    """Return sequences and tokens, every default filled in."""
+    decoder = architecture.decoder
+    main = architecture.main
+    limit = main.max_positions
+    length = settings.context_length
+    if length is None:
+        length = min(DEFAULT_CONTEXT, limit) if limit else DEFAULT_CONTEXT
+    elif limit and length > limit:
+        warnings.append(
+            tr(
+                "context_length %(value)s is beyond the %(limit)s positions that the model's config states.",
+                value=length,
+                limit=limit,
+            )
+        )
+    beams = settings.num_beams
+    if decoder is None:
+        return Shape(settings.batch_size, length, length, 0, answers=False), {
+            "context_length": length,
+            "max_new_tokens": 0,
+        }
+    encoder = architecture.component("encoder") or listening(architecture)
+    if encoder is not None:
+        fixed = cross_tokens(decoder)
+        answer = settings.max_new_tokens
+        if answer is None:
+            answer = min(DEFAULT_ANSWER, limit or DEFAULT_ANSWER)
+        resolved = {"context_length": fixed or length, "max_new_tokens": answer}
+        made = Shape(
+            settings.batch_size * beams, 1, max(1, answer), fixed or length, answers=True, fixed_encoder=bool(fixed)
+        )
+        return made, resolved
+    new = settings.max_new_tokens or 0
+    if new >= length:
+        raise RequestError(
+            tr(
+                "settings.max_new_tokens: %(value)s leaves no prompt within context_length %(length)s.",
+                value=new,
+                length=length,
+            ),
+            field="settings.max_new_tokens",
+            hint=tr("context_length counts prompt and answer together: raise it above %(value)s.", value=new),
+        )
+    return Shape(settings.batch_size * beams, length - new, length, 0, answers=True), {
+        "context_length": length,
+        "max_new_tokens": new,
+    }
+
+
+def listening(architecture: Architecture) -> Component | None:
+    """Return the audio encoder of a model whose decoder attends to it."""
+    decoder = architecture.decoder
+    return architecture.component("audio") if decoder is not None and has_cross(decoder) else None
+
+
+def has_cross(component: Component) -> bool:
+    return any(
+        isinstance(part, Attention) and part.scope == "cross"
+        for layer, _ in component.layer_groups
+        for part in layer.parts
+    )
+
+
+def cross_tokens(decoder: Component) -> int:
+    for layer, _ in decoder.layer_groups:
+        for part in layer.parts:
+            if isinstance(part, Attention) and part.cross_tokens:
+                return part.cross_tokens
+    return 0
+
+
+def check_parallelism(ask: Ask) -> None:
+    """Refuse degrees that make no sense for transformers or do not multiply to the number of devices."""
+    degrees = ask.request.parallelism
+    for name in ("context", "expert"):
+        if getattr(degrees, name) > 1:
+            raise RequestError(
+                tr("parallelism.%(name)s: transformers does not split inference this way.", name=name),
+                field=f"parallelism.{name}",
+                hint=tr("Use parallelism.tensor, or give num_devices alone for a split by layers."),
+            )
+    if ask.num_devices % (degrees.tensor * degrees.data * degrees.pipeline):
+        raise RequestError(
+            tr(
+                "parallelism: %(degrees)s devices do not divide num_devices %(count)s.",
+                degrees=degrees.tensor * degrees.data * degrees.pipeline, count=ask.num_devices,
+            ),
+            field="parallelism",
+            hint=tr("Give num_devices as a multiple of tensor x pipeline x data."),
+        )  # fmt: skip

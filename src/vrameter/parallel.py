@@ -50,9 +50,11 @@ COLUMN = {
     "b",
     "a",
     "sinks",
+    "d",
+    "ssm_dt",
     "conv",
 }
-ROW = {"o", "down", "ssm_out"}
+ROW = {"o", "down", "ssm_out", "ssm_x"}
 VOCABULARY = {"token", "head"}
 
 
@@ -76,10 +78,12 @@ def split_tensor(tensor: Tensor, part: Part | None, degree: int) -> Tensor:
     if slot in VOCABULARY:
         return tensor._replace(shape=(ceil_div(tensor.shape[0], degree), *tensor.shape[1:]))
     if slot in COLUMN:
-        axis = -1 if len(tensor.shape) == 1 else -2
+        axis = 0 if slot == "conv" else -1 if len(tensor.shape) == 1 else -2
         rows = tensor.shape[axis]
         if isinstance(part, Attention) and slot in ("k", "v", "qkv"):
             rows = _kv_rows(part, slot, rows, degree)
+        elif isinstance(part, Recurrent) and slot in ("ssm_in", "conv"):
+            rows = _with_whole_groups(part, rows, degree)
         else:
             rows = ceil_div(rows, degree)
         shape = list(tensor.shape)
@@ -115,9 +119,11 @@ def _split_part(part: Part, degree: int) -> Part:
         return replace(
             part,
             tensors=tensors,
-            conv_channels=ceil_div(part.conv_channels, degree),
+            conv_channels=_with_whole_groups(part, part.conv_channels, degree),
             state_elements=ceil_div(part.state_elements, degree),
             inner_size=ceil_div(part.inner_size, degree),
+            num_heads=ceil_div(part.num_heads, degree),
+            num_groups=ceil_div(part.num_groups, degree),
         )
     return replace(
         part,
@@ -125,6 +131,18 @@ def _split_part(part: Part, degree: int) -> Part:
         intermediate_size=ceil_div(part.intermediate_size, degree),
         shared_size=ceil_div(part.shared_size, degree),
     )
+
+
+def _with_whole_groups(part: Recurrent, rows: int, degree: int) -> int:
+    """Return what one device holds of rows of a mixer. Mamba-2's groups stay whole, copied where they are too few.
+
+    >>> _with_whole_groups(Recurrent((), "mamba2", conv_channels=4096 + 256, inner_size=4096, num_groups=1), 4352, 4)
+    1280
+    """
+    if part.kind != "mamba2":
+        return ceil_div(rows, degree)
+    groups = part.conv_channels - part.inner_size
+    return ceil_div(rows - groups, degree) + ceil_div(part.num_groups, degree) * (groups // part.num_groups)
 
 
 def _split_layer(layer: Layer, degree: int) -> Layer:

@@ -131,7 +131,8 @@ class Recurrent:
     Parameters
     ----------
     kind
-        ``mamba``, ``mamba2``, ``gated_delta_net``, ``kda``, ``linear_attention``, ``short_conv``, ``rwkv``, ...
+        ``mamba``, ``mamba2``, ``gated_delta_net``, ``kda``, ``linear_attention``, ``rg_lru``, ``mlstm``, ``rwkv``,
+        ``short_conv``.
     conv_channels, conv_kernel
         The short convolution before it: engines keep its last ``kernel - 1`` columns, transformers `kernel`.
     state_elements
@@ -140,6 +141,12 @@ class Recurrent:
         Whether the recurrent state is kept in fp32 whatever the model's dtype.
     inner_size
         Width inside the mixer, for activations. [elements]
+    num_heads, head_dim, state_size
+        The state as a matrix per head: `head_dim` channels with `state_size` numbers each. Mamba-1 keeps one channel a
+        head; linear attention keeps value widths as `head_dim` and key widths as `state_size`. 0 where there is none.
+    num_groups
+        Heads that share what writes to and reads from the state are a group: Mamba-2's B and C, the key heads of a
+        delta net. Where more devices than groups share a mixer, each holds a copy of its group.
     """
 
     tensors: Tensors
@@ -149,6 +156,10 @@ class Recurrent:
     state_elements: int = 0
     state_fp32: bool = False
     inner_size: int = 0
+    num_heads: int = 0
+    head_dim: int = 0
+    state_size: int = 0
+    num_groups: int = 0
 
 
 @dataclass(frozen=True, slots=True)

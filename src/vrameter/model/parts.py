@@ -1,15 +1,14 @@
 """The parts that layers are made of, from widths to tensors.
 
 Each function writes the tensors of one kind of module under its usual names; a family whose module differs
-passes other names or writes its own tensors. Shapes are torch's: outputs before inputs.
+passes other names or writes its own tensors. Shapes are torch's: outputs before inputs. Mixers with a state stand in
+`mixers`.
 
 References
 ----------
 .. [1] J. Ainslie et al., "GQA: Training Generalized Multi-Query Transformer Models from Multi-Head
        Checkpoints", 2023, arXiv:2305.13245.
 .. [2] DeepSeek-AI, "DeepSeek-V2", 2024, arXiv:2405.04434 (latent attention).
-.. [3] A. Gu, T. Dao, "Mamba", 2023, arXiv:2312.00752; T. Dao, A. Gu, "Transformers are SSMs", 2024, arXiv:2405.21060.
-.. [4] S. Yang et al., "Gated Delta Networks", 2024, arXiv:2412.06464.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from vrameter.model.architecture import (
     Attention,
     FeedForward,
     LatentAttention,
-    Recurrent,
     Role,
     Scope,
     Tensor,
@@ -358,120 +356,4 @@ def experts(
         num_experts=num_experts,
         num_experts_per_token=min(num_experts_per_token, num_experts),
         shared_size=shared.intermediate_size if shared else 0,
-    )
-
-
-def mamba(
-    *,
-    hidden_size: int,
-    inner_size: int,
-    state_size: int,
-    conv_kernel: int,
-    dt_rank: int,
-    name: str = "mixer",
-    conv_bias: bool = True,
-    bias: bool = False,
-    extra: Tensors = (),
-) -> Recurrent:
-    """Return a Mamba-1 mixer [3]_."""
-    tensors = (
-        *parameter(f"{name}.A_log", inner_size, state_size, role="mixer", slot="a"),
-        *parameter(f"{name}.D", inner_size, role="mixer", slot="d"),
-        *conv(f"{name}.conv1d", inner_size, 1, conv_kernel, bias=conv_bias, role="mixer", slot="conv"),
-        *linear(f"{name}.in_proj", 2 * inner_size, hidden_size, bias=bias, role="mixer", slot="ssm_in"),
-        *linear(f"{name}.x_proj", dt_rank + 2 * state_size, inner_size, role="mixer", slot="ssm_x"),
-        *linear(f"{name}.dt_proj", inner_size, dt_rank, bias=True, role="mixer", slot="ssm_dt"),
-        *linear(f"{name}.out_proj", hidden_size, inner_size, bias=bias, role="mixer", slot="ssm_out"),
-    )
-    return Recurrent(
-        tensors=tensors + extra,
-        kind="mamba",
-        conv_channels=inner_size,
-        conv_kernel=conv_kernel,
-        state_elements=inner_size * state_size,
-        inner_size=inner_size,
-    )
-
-
-def mamba2(
-    *,
-    hidden_size: int,
-    inner_size: int,
-    state_size: int,
-    num_heads: int,
-    num_groups: int,
-    conv_kernel: int,
-    name: str = "mixer",
-    conv_bias: bool = True,
-    bias: bool = False,
-    gated_norm: bool = True,
-    state_fp32: bool = False,
-) -> Recurrent:
-    """Return a Mamba-2 mixer [3]_."""
-    channels = inner_size + 2 * num_groups * state_size
-    tensors = (
-        *parameter(f"{name}.dt_bias", num_heads, role="mixer"),
-        *parameter(f"{name}.A_log", num_heads, role="mixer", slot="a"),
-        *parameter(f"{name}.D", num_heads, role="mixer", slot="d"),
-        *conv(f"{name}.conv1d", channels, 1, conv_kernel, bias=conv_bias, role="mixer", slot="conv"),
-        *linear(
-            f"{name}.in_proj", inner_size + channels + num_heads, hidden_size, bias=bias, role="mixer", slot="ssm_in"
-        ),
-        *(norm(f"{name}.norm", inner_size) if gated_norm else ()),
-        *linear(f"{name}.out_proj", hidden_size, inner_size, bias=bias, role="mixer", slot="ssm_out"),
-    )
-    return Recurrent(
-        tensors=tensors,
-        kind="mamba2",
-        conv_channels=channels,
-        conv_kernel=conv_kernel,
-        state_elements=inner_size * state_size,
-        state_fp32=state_fp32,
-        inner_size=inner_size,
-    )
-
-
-def gated_delta_net(
-    *,
-    hidden_size: int,
-    num_key_heads: int,
-    num_value_heads: int,
-    key_dim: int,
-    value_dim: int,
-    conv_kernel: int,
-    name: str = "linear_attn",
-    fused: bool = True,
-    state_fp32: bool = True,
-) -> Recurrent:
-    """Return a gated delta net [4]_; `fused` is Qwen3-Next's packing of its projections, else Qwen3.5's."""
-    keys, values = num_key_heads * key_dim, num_value_heads * value_dim
-    channels = 2 * keys + values
-    if fused:
-        projections = (
-            *linear(f"{name}.in_proj_qkvz", channels + values, hidden_size, role="mixer", slot="qkvz"),
-            *linear(f"{name}.in_proj_ba", 2 * num_value_heads, hidden_size, role="mixer", slot="ba"),
-        )
-    else:
-        projections = (
-            *linear(f"{name}.in_proj_qkv", channels, hidden_size, role="mixer", slot="qkv"),
-            *linear(f"{name}.in_proj_z", values, hidden_size, role="mixer", slot="z"),
-            *linear(f"{name}.in_proj_b", num_value_heads, hidden_size, role="mixer", slot="b"),
-            *linear(f"{name}.in_proj_a", num_value_heads, hidden_size, role="mixer", slot="a"),
-        )
-    tensors = (
-        *parameter(f"{name}.dt_bias", num_value_heads, role="mixer"),
-        *parameter(f"{name}.A_log", num_value_heads, role="mixer"),
-        *conv(f"{name}.conv1d", channels, 1, conv_kernel, bias=False, role="mixer", slot="conv"),
-        *projections,
-        *norm(f"{name}.norm", value_dim),
-        *linear(f"{name}.out_proj", hidden_size, values, role="mixer", slot="ssm_out"),
-    )
-    return Recurrent(
-        tensors=tensors,
-        kind="gated_delta_net",
-        conv_channels=channels,
-        conv_kernel=conv_kernel,
-        state_elements=num_value_heads * value_dim * key_dim,
-        state_fp32=state_fp32,
-        inner_size=values,
     )

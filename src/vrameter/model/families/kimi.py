@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from math import prod
 
-from vrameter.model import parts
+from vrameter.model import mixers, parts
 from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Recurrent, Tensors, joined
 from vrameter.model.config import Config
 from vrameter.model.families.latent import latent
@@ -59,14 +59,14 @@ def delta_attention(cfg: Config, own: Config) -> Recurrent:
         *parts.norm(f"{name}.o_norm", dim),
         *parts.linear(f"{name}.o_proj", hidden, width, role="mixer", slot="ssm_out"),
     )
-    return Recurrent(
-        tensors=tensors,
-        kind="kda",
-        conv_channels=3 * width,
+    return mixers.delta_net(
+        tensors,
+        num_key_heads=heads,
+        num_value_heads=heads,
+        key_dim=dim,
+        value_dim=dim,
         conv_kernel=kernel,
-        state_elements=width * dim,
-        state_fp32=True,
-        inner_size=width,
+        kind="kda",
     )
 
 

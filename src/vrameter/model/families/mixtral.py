@@ -11,6 +11,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from vrameter.model import parts
@@ -127,33 +128,29 @@ def flex_olmo(cfg: Config, prefix: str) -> Component:
     )
 
 
+def granite_experts(cfg: Config) -> FeedForward:
+    """Return Granite's experts with the shared perceptron beside them, or either alone where the config has one."""
+    shared = cfg.integer("shared_intermediate_size", 0, least=0)
+    beside = parts.mlp(
+        hidden_size=cfg.hidden_size,
+        intermediate_size=shared,
+        name="shared_mlp",
+        gate_up="input_linear",
+        down="output_linear",
+    )
+    if not cfg.integer("num_local_experts", least=0):
+        return beside
+    made = mixture(cfg, width="intermediate_size", count="num_local_experts", name="block_sparse_moe", router="router")
+    if not shared:
+        return made
+    return replace(
+        made, tensors=(*made.tensors, *parts.with_role("shared_experts", beside.tensors)), shared_size=shared
+    )
+
+
 def granite(cfg: Config, prefix: str, *, scopes: Sequence[LayerScope] | None = None, **traits: Any) -> Component:
     """Return a Granite mixture, with the shared perceptron beside the experts where the config has one."""
-    hidden = cfg.hidden_size
-    shared = cfg.integer("shared_intermediate_size", 0, least=0)
-
-    def experts() -> FeedForward:
-        beside = parts.mlp(
-            hidden_size=hidden,
-            intermediate_size=shared,
-            name="shared_mlp",
-            gate_up="input_linear",
-            down="output_linear",
-        )
-        made = mixture(
-            cfg, width="intermediate_size", count="num_local_experts", name="block_sparse_moe", router="router"
-        )
-        if not shared:
-            return made
-        return FeedForward(
-            tensors=(*made.tensors, *parts.with_role("shared_experts", beside.tensors)),
-            intermediate_size=made.intermediate_size,
-            num_experts=made.num_experts,
-            num_experts_per_token=made.num_experts_per_token,
-            shared_size=shared,
-        )
-
-    return moe_decoder(cfg, prefix, scopes=scopes, experts=experts, **traits)
+    return moe_decoder(cfg, prefix, scopes=scopes, experts=lambda: granite_experts(cfg), **traits)
 
 
 @decoder("granitemoe", "granitemoeshared")

@@ -16,6 +16,7 @@ from vrameter.model import parts
 from vrameter.model.architecture import Component, Layer, Tensor
 from vrameter.model.config import Config
 from vrameter.model.families.llama import dense_decoder, full_scopes, rounded_heads
+from vrameter.model.families.mixture import head_as
 from vrameter.model.families.registry import Built, LayerScope, as_tuple, decoder, entry, num_labels
 from vrameter.model.read import with_head
 
@@ -102,6 +103,12 @@ def crossing(cfg: Config, conv_style: bool) -> dict[str, Any]:
 def gpt2(cfg: Config, prefix: str) -> Component:
     """GPT-2, with cross-attention where the config asks for it."""
     return gpt2_body(cfg, prefix, **crossing(equal_heads(cfg), conv_style=True))
+
+
+@decoder("gpt-sw3", base="transformer", heads=head_as("gpt2"))
+def gpt_sw3(cfg: Config, prefix: str) -> Component:
+    """GPT-SW3: GPT-2 under a name of its own."""
+    return gpt2(cfg.as_type("gpt2"), prefix)
 
 
 @decoder("gpt_bigcode", base="transformer", heads=head_named())

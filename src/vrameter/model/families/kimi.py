@@ -1,4 +1,4 @@
-"""Kimi Linear and Kimi K3: three layers with a delta-rule state for one of latent attention, and a mixture of experts.
+"""Kimi Linear, Kimi K3 and Ling 2.5: layers with a delta-rule state for one of latent attention, a mixture of experts.
 
 K3 adds experts that work in a narrower space, an output gate on attention, learned reading of earlier blocks, and a
 vision tower. Kimi Linear follows the class of transformers 5.23, K3 the names of its published checkpoint.
@@ -13,9 +13,10 @@ from __future__ import annotations
 from math import prod
 
 from vrameter.model import mixers, parts
-from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Recurrent, Tensors, joined
+from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Part, Recurrent, Tensors, joined
 from vrameter.model.config import Config
 from vrameter.model.families.latent import latent
+from vrameter.model.families.layer_kinds import FULL, every, layer_kinds
 from vrameter.model.families.mixture import (
     balanced,
     block,
@@ -23,7 +24,9 @@ from vrameter.model.families.mixture import (
     listed,
     perceptron,
     shared_experts_width,
+    sparse_layers,
     untied_head,
+    with_next_token,
 )
 from vrameter.model.families.registry import Built, decoder, model, stack
 
@@ -131,6 +134,49 @@ def kimi_linear(cfg: Config, prefix: str) -> Component:
         return block(cfg, mixer, mlp, extra=residual)  # type: ignore[arg-type]
 
     return decoder_of(cfg, prefix, stack(list(zip(linear_layers(cfg, own), sparse, strict=True)), build), extra=last)
+
+
+@decoder("bailing_hybrid", heads=untied_head)
+def bailing_hybrid(cfg: Config, prefix: str) -> tuple[Component, ...]:
+    """Ling and Ring 2.5: Kimi's delta attention with gates of full rank, latent attention with a gate per head."""
+    hidden = cfg.hidden_size
+    heads = cfg.integer("linear_num_heads", None) or cfg.num_heads
+    dim = cfg.integer("linear_head_dim", None) or cfg.integer("head_dim")
+    kernel = cfg.integer("linear_conv_kernel_dim", None) or cfg.integer("short_conv_kernel_size")
+    width, name = heads * dim, "self_attn"
+    tensors = (
+        *(
+            tensor
+            for which, slot in (("q", "q"), ("k", "k"), ("v", "v"), ("g", "z"))
+            for tensor in parts.linear(f"{name}.{which}_proj", width, hidden, role="mixer", slot=slot)
+        ),
+        *parts.conv(f"{name}.conv1d", 3 * width, 1, kernel, bias=False, role="mixer", slot="conv"),
+        *parts.linear(f"{name}.forget_gate.f_proj", width, hidden, role="mixer", slot="a"),
+        *parts.parameter(f"{name}.forget_gate.A_log", heads, role="mixer", slot="a"),
+        *parts.parameter(f"{name}.forget_gate.dt_bias", width, role="mixer", slot="a"),
+        *parts.linear(f"{name}.b_proj", heads, hidden, role="mixer", slot="b"),
+        *parts.norm(f"{name}.o_norm", dim),
+        *parts.linear(f"{name}.o_proj", hidden, width, role="mixer", slot="ssm_out"),
+    )
+    delta = mixers.delta_net(
+        tensors,
+        num_key_heads=heads,
+        num_value_heads=heads,
+        key_dim=dim,
+        value_dim=dim,
+        conv_kernel=kernel,
+        kind="kda",
+    )
+    gate = parts.linear(f"{name}.g_proj", cfg.num_heads, hidden, role="attention", slot="gate")
+
+    def build(kind: tuple[str, bool]) -> Layer:
+        mixer: Part = latent(cfg, q_lora_rank=None, extra=gate) if kind[0] == FULL else delta
+        return block(cfg, mixer, balanced(cfg, count="num_local_experts") if kind[1] else perceptron(cfg))
+
+    kinds = layer_kinds(cfg, cfg.num_layers, every(cfg.integer("layer_group_size")))
+    sparse = sparse_layers(cfg.over(moe_layer_freq=None), 2)
+    body = decoder_of(cfg, prefix, stack(list(zip(kinds, sparse, strict=True)), build))
+    return with_next_token(cfg, prefix, body, tables=())
 
 
 def _reading(name: str, hidden: int) -> Tensors:

@@ -183,6 +183,13 @@ def cohere(cfg: Config, prefix: str) -> Component:
     )
 
 
+@decoder("cohere_compass_text")
+def cohere_compass_text(cfg: Config, prefix: str) -> Component:
+    """North: Command R's order without norms on heads; windows only where the file lists them."""
+    scopes = layer_scopes(cfg, cfg.num_layers, pattern=lambda index: False)
+    return dense_decoder(cfg, prefix, mlp_bias=False, norms=("input_layernorm",), scopes=scopes)
+
+
 @decoder("cohere2")
 def cohere2(cfg: Config, prefix: str) -> Component:
     """Command R7B and Command A: Command R with a window on all but every fourth layer."""

@@ -1,53 +1,191 @@
 """Which known family a config of an unknown `model_type` looks like.
 
-New models often are a known network under a new name. The fields of a config give that away: only a
-latent-attention model has `kv_lora_rank`. Where the decisive fields are absent nothing is guessed.
+New models often are a known network under a new name. Two things give that away: the class that the config names, and
+its fields, of which some are decisive: only a latent-attention model has `kv_lora_rank`, only a hybrid lists layers
+without attention. The fields are asked first. A reading counts only where it accounts for every decisive field: a class
+that merely shares the beginning of its name with a dense family is not read as one if its config speaks of experts,
+states or towers. Where nothing fits, nothing is guessed.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+from vrameter.errors import VrameterError
+from vrameter.model.architecture import Component, FeedForward, LatentAttention, Recurrent
 from vrameter.model.config import Config
 from vrameter.model.families.index import MODULES
+from vrameter.model.families.registry import Built, as_tuple, entry
 
-# class name in `architectures` -> the type whose reader fits it
-_STEMS = (
-    ("Llama", "llama"), ("Mistral", "mistral"), ("Mixtral", "mixtral"), ("Qwen3Moe", "qwen3_moe"), ("Qwen3", "qwen3"),
-    ("Qwen2Moe", "qwen2_moe"), ("Qwen2", "qwen2"), ("DeepseekV3", "deepseek_v3"), ("DeepseekV2", "deepseek_v2"),
-    ("GPT2", "gpt2"), ("GPTNeoX", "gpt_neox"), ("Gemma3", "gemma3_text"), ("Gemma2", "gemma2"), ("Gemma", "gemma"),
-    ("Phi3", "phi3"), ("XLMRoberta", "xlm-roberta"), ("Roberta", "roberta"), ("Bert", "bert"), ("T5", "t5"),
+# What a config can say that changes the kind of network, by the fields that say it.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_LATENT = ("kv_lora_rank",)
+_STATES = (
+    "mamba_d_state", "mamba_d_ssm", "ssm_state_size", "state_size", "ssm_cfg", "hybrid_override_pattern", "attn_type_list",
+    "linear_key_head_dim", "linear_num_value_heads", "linear_attn_config", "linear_num_heads", "conv_L_cache",
+    "conv1d_width", "lru_width", "mamba_num_heads", "mamba_n_heads", "rwkv_version", "head_size_divisor",
 )  # fmt: skip
+_TOWERS = (
+    "vision_config",
+    "audio_config",
+    "text_config",
+    "llm_config",
+    "thinker_config",
+    "vision_tower",
+    "mm_vision_tower",
+)
+_WITHOUT_ATTENTION = frozenset(
+    {"linear_attention", "mamba", "mamba2", "recurrent", "conv", "hybrid", "moe", "mlp", "M", "rwkv"}
+)
+# Ends of a class name after what names the family.
+_TASK = re.compile(r"(For[A-Z].*|LMHeadModel.*|DoubleHeads.*|WithLMHead.*|Model|Decoder)\Z")
+# Words in a class name that make it another kind of network than the family whose name it begins with.
+_OTHER_KINDS = re.compile(r"VL|Vision|Omni|Audio|Speech|Image|Video|OCR|Ocr|Linear|Hybrid|Mamba|Rwkv|RWKV|MLA")
+# Families by fields alone: what the config must state, beside the sizes that all have, and no less.
+_BY_FIELDS: tuple[tuple[frozenset[str], tuple[str, ...], str], ...] = (
+    (frozenset({"latent", "experts"}), ("n_routed_experts",), "deepseek_v3"),
+    (frozenset({"experts"}), ("moe_intermediate_size",), "qwen3_moe"),
+    (frozenset({"experts"}), ("intermediate_size",), "mixtral"),
+    (frozenset({"states", "experts"}), ("linear_key_head_dim", "moe_intermediate_size"), "qwen3_next"),
+    (frozenset({"states"}), ("linear_key_head_dim", "intermediate_size"), "qwen3_5_text"),
+    (frozenset({"states", "experts"}), ("mamba_n_heads", "shared_intermediate_size"), "granitemoehybrid"),
+    (frozenset({"states"}), ("mamba_n_heads", "shared_intermediate_size"), "granitemoehybrid"),
+    (frozenset({"states"}), ("mamba_n_heads", "mamba_d_ssm"), "falcon_h1"),
+    (frozenset({"states"}), ("mamba_n_heads", "attn_layer_indices"), "bamba"),
+    (frozenset({"states", "experts"}), ("mamba_d_state", "attn_layer_period"), "jamba"),
+    (frozenset({"states"}), ("mamba_num_heads", "hybrid_override_pattern"), "nemotron_h"),
+    (frozenset({"states", "experts"}), ("mamba_num_heads", "hybrid_override_pattern"), "nemotron_h"),
+    (frozenset({"states", "experts"}), ("conv_L_cache", "layer_types"), "lfm2_moe"),
+    (frozenset({"states"}), ("conv_L_cache",), "lfm2"),
+    (frozenset(), ("type_vocab_size", "intermediate_size"), "bert"),
+    (frozenset(), ("intermediate_size",), "llama"),
+)
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
 def likely_type(cfg: Config) -> str | None:
-    """Return the known `model_type` that a config's class or fields point to, or None."""
+    """Return the known `model_type` that a config's fields and class point to, or None.
+
+    A config that names a known class but lacks a field of it is of that type: reading it tells which field.
+    """
+    said, incomplete = kinds_said(cfg), None
+    for model_type, exact in class_types(cfg):
+        read = kinds_read(cfg, model_type)
+        if read is None and exact:
+            incomplete = incomplete or model_type
+        elif read is not None and said <= read and (exact or read == said):
+            return model_type
+    if incomplete is not None:
+        return incomplete
+    if not all(cfg.given(name) for name in _SIZES) or _OTHER_KINDS.search(class_of(cfg)):
+        return None
+    for kinds, fields, model_type in _BY_FIELDS:
+        if said == kinds and model_type in MODULES and all(cfg.given(name) for name in fields):
+            if model_type == "bert" and cfg.given("num_key_value_heads"):
+                continue
+            if kinds_read(cfg, model_type) == kinds:
+                return model_type
+    return None
+
+
+def kinds_said(cfg: Config) -> frozenset[str]:
+    """Return what a config's own fields say of its network: ``experts``, ``latent``, ``states``, ``towers``."""
+    found = set()
+    values = cfg.values
+    if any(isinstance(values.get(name), int) and values[name] > 1 for name in _EXPERTS):
+        found.add("experts")
+    if any(values.get(name) for name in _LATENT):
+        found.add("latent")
+    if any(values.get(name) for name in _STATES) or _lists_other_layers(cfg):
+        found.add("states")
+    if any(values.get(name) for name in _TOWERS):
+        found.add("towers")
+    return frozenset(found)
+
+
+def _lists_other_layers(cfg: Config) -> bool:
+    """Say whether a list of layers holds one without attention."""
+    for name in ("layer_types", "layers_block_type", "block_types"):
+        listed = cfg.values.get(name)
+        if isinstance(listed, (list, tuple)) and any(
+            isinstance(kind, str) and kind in _WITHOUT_ATTENTION for kind in listed
+        ):
+            return True
+    return False
+
+
+def kinds_read(cfg: Config, model_type: str) -> frozenset[str] | None:
+    """Return what a config read as a known type turns out to have; None where that reader refuses it."""
+    found = entry(model_type)
+    assert found is not None
+    values = {name: value for name, value in cfg.values.items() if name != "model_type"}
+    own = Config(values, path=cfg.path, model_type=model_type)
+    try:
+        if found.kind == "model":
+            built = found.read(own, class_of(cfg))
+            components = built.components if isinstance(built, Built) else ()
+        else:
+            components = as_tuple(found.read(own, ""))
+    except VrameterError:
+        return None
+    return kinds_of(components) | ({"towers"} if found.kind == "model" else frozenset())
+
+
+def kinds_of(components: tuple[Component, ...]) -> frozenset[str]:
+    """Return the kinds of a network's parts that a config has to say."""
+    found = set()
+    for component in components:
+        for layer, _ in component.layer_groups:
+            for part in layer.parts:
+                if isinstance(part, Recurrent):
+                    found.add("states")
+                elif isinstance(part, LatentAttention):
+                    found.add("latent")
+                elif isinstance(part, FeedForward) and part.num_experts > 1:
+                    found.add("experts")
+    return frozenset(found)
+
+
+def class_of(cfg: Config) -> str:
+    """Return the class that a config names first; empty where it names none."""
     classes = cfg.values.get("architectures")
     if isinstance(classes, (list, tuple)) and classes and isinstance(classes[0], str):
-        for stem, model_type in _STEMS:
-            if classes[0].startswith(stem) and model_type in MODULES:
-                return model_type
-    given = cfg.given
-    if not (
-        given("hidden_size") and given("num_hidden_layers") and given("num_attention_heads") and given("vocab_size")
-    ):
-        return None
-    if given("kv_lora_rank"):
-        return "deepseek_v3" if given("n_routed_experts") else None
-    if not given("intermediate_size") and not given("moe_intermediate_size"):
-        return None
-    if given("type_vocab_size") and not given("num_key_value_heads"):
-        return "bert"
-    if any(given(name) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
-        if given("moe_intermediate_size"):
-            return "qwen3_moe" if "qwen3_moe" in MODULES else None
-        return "mixtral" if "mixtral" in MODULES else None
-    unusual = (
-        "mamba_d_state",
-        "ssm_state_size",
-        "linear_key_head_dim",
-        "layers_block_type",
-        "vision_config",
-        "state_size",
-    )
-    if any(given(name) for name in unusual):
-        return None
-    return "llama"
+        return classes[0]
+    return ""
+
+
+def class_types(cfg: Config) -> Iterator[tuple[str, bool]]:
+    """Yield the known types that a config's class is named after, the longest name first, and whether it is the whole name.
+
+    A name that goes on with a number (``Qwen3_5`` after ``Qwen3``) or with another modality or kind of layer is another
+    network's.
+    """
+    name = _TASK.sub("", class_of(cfg))
+    whole = _plain(name)
+    for end in range(len(name), 1, -1):
+        rest = name[end:].lstrip("_")
+        if rest and (not rest[0].isupper() or _OTHER_KINDS.search(rest)):
+            continue
+        for model_type in _types_by_stem().get(_plain(name[:end]), ()):
+            yield model_type, _plain(name[:end]) == whole
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]", "", name).lower()
+
+
+@lru_cache(maxsize=1)
+def _types_by_stem() -> dict[str, tuple[str, ...]]:
+    """Return the known types by the name that their classes begin with; a text decoder bears its whole model's name."""
+    stems: dict[str, list[str]] = {}
+    for model_type in MODULES:
+        stems.setdefault(_plain(model_type), []).insert(0, model_type)
+        for ending in ("_text", "-text"):
+            if model_type.endswith(ending):
+                stems.setdefault(_plain(model_type.removesuffix(ending)), []).append(model_type)
+    return {stem: tuple(types) for stem, types in stems.items()}
+
+
+__all__ = ["class_types", "kinds_of", "kinds_read", "kinds_said", "likely_type"]

@@ -151,8 +151,6 @@ MODULES: dict[str, str] = {
     "mpt": "bloom",
     "mra": "bert",
     "mt5": "t5",
-    "muse_glimmer_assistant": "muse",
-    "muse_glimmer_text": "muse",
     "nanochat": "llama_relations",
     "nemotron": "llama_relations",
     "nemotron-nas": "layerwise",

@@ -1,89 +1,30 @@
-"""Recurrent decoders of other kinds than Mamba: RWKV, xLSTM, Griffin.
+"""Recurrent decoders of other kinds than Mamba and RWKV: xLSTM, Griffin.
 
-RWKV keeps sums over the past and the last hidden states, xLSTM a matrix and a vector per head, Griffin one number per
-channel beside windows of attention. Shapes follow the classes of transformers 5.23.
+xLSTM keeps a matrix and a vector per head, Griffin one number per channel beside windows of attention. Shapes follow
+the classes of transformers 5.23.
 
 References
 ----------
-.. [1] B. Peng et al., "RWKV: Reinventing RNNs for the Transformer Era", 2023, arXiv:2305.13048 (RWKV-4).
-.. [2] M. Beck et al., "xLSTM 7B", 2025, arXiv:2503.13427.
-.. [3] A. Botev et al., "RecurrentGemma", 2024, arXiv:2404.07839.
+.. [1] M. Beck et al., "xLSTM 7B", 2025, arXiv:2503.13427.
+.. [2] A. Botev et al., "RecurrentGemma", 2024, arXiv:2404.07839.
 """
 
 from __future__ import annotations
 
 from vrameter.model import parts
-from vrameter.model.architecture import Component, FeedForward, Layer, Part, Recurrent, Tensors
+from vrameter.model.architecture import Component, Layer, Part, Recurrent, Tensors
 from vrameter.model.config import Config
-from vrameter.model.families.gpt import head_named
 from vrameter.model.families.layer_kinds import LINEAR, SLIDING, layer_kinds
 from vrameter.model.families.mixture import block, decoder_of, grouped_attention, untied_head
 from vrameter.model.families.registry import LayerScope, decoder, stack
 from vrameter.units import ceil_to
-
-# -- RWKV -------------------------------------------------------------------------------------------
-
-
-@decoder("rwkv", base="rwkv", heads=head_named(name="head"))
-def rwkv(cfg: Config, prefix: str) -> Component:
-    """RWKV-4 [1]_: mixing over time and over channels, each of which looks back one token."""
-    hidden, count = cfg.hidden_size, cfg.num_layers
-    width = cfg.integer("attention_hidden_size", None) or hidden
-    inner = cfg.integer("intermediate_size", None) or 4 * hidden
-
-    def mixed(name: str, *which: str) -> Tensors:
-        return tuple(
-            tensor
-            for each in which
-            for tensor in parts.parameter(f"{name}.time_mix_{each}", 1, 1, hidden, role="mixer")
-        )
-
-    mixer = Recurrent(
-        tensors=(
-            *parts.parameter("attention.time_decay", width, role="mixer", slot="a"),
-            *parts.parameter("attention.time_first", width, role="mixer", slot="d"),
-            *mixed("attention", "key", "value", "receptance"),
-            *parts.linear("attention.key", width, hidden, role="mixer", slot="k"),
-            *parts.linear("attention.value", width, hidden, role="mixer", slot="v"),
-            *parts.linear("attention.receptance", width, hidden, role="mixer", slot="r"),
-            *parts.linear("attention.output", hidden, width, role="mixer", slot="ssm_out"),
-        ),
-        kind="rwkv",
-        conv_channels=2 * hidden,
-        conv_kernel=2,
-        state_elements=3 * width,
-        state_fp32=True,
-        inner_size=width,
-        num_heads=width,
-        head_dim=1,
-        state_size=3,
-        num_groups=width,
-    )
-    feed = FeedForward(
-        tensors=(
-            *mixed("feed_forward", "key", "receptance"),
-            *parts.linear("feed_forward.key", inner, hidden, role="mlp", slot="up"),
-            *parts.linear("feed_forward.receptance", hidden, hidden, role="mlp", slot="r"),
-            *parts.linear("feed_forward.value", hidden, inner, role="mlp", slot="down"),
-        ),
-        intermediate_size=inner,
-        gated=False,
-    )
-
-    def build(is_first: bool) -> Layer:
-        norms = ("pre_ln", "ln1", "ln2") if is_first else ("ln1", "ln2")
-        return block(cfg, mixer, feed, norms=norms, norm_bias=True)
-
-    layers = stack([index == 0 for index in range(count)], build)
-    return decoder_of(cfg, prefix, layers, embed="embeddings", norm="ln_out", norm_bias=True, layers_name="blocks")
-
 
 # -- xLSTM ------------------------------------------------------------------------------------------
 
 
 @decoder("xlstm", base="backbone", heads=untied_head)
 def xlstm(cfg: Config, prefix: str) -> Component:
-    """Return the decoder of xLSTM [2]_: a matrix memory with gates per head, in fp32 unless the config says otherwise."""
+    """Return the decoder of xLSTM [1]_: a matrix memory with gates per head, in fp32 unless the config says otherwise."""
     if not cfg.given("hidden_size") and cfg.given("embedding_dim"):
         cfg = cfg.over(hidden_size=cfg.integer("embedding_dim"))
     count = cfg.layers("num_blocks", cfg.num_layers)
@@ -154,7 +95,7 @@ def xlstm(cfg: Config, prefix: str) -> Component:
 
 @decoder("recurrent_gemma")
 def recurrent_gemma(cfg: Config, prefix: str) -> Component:
-    """RecurrentGemma [3]_: two gated linear recurrences for one layer with a window; half the listed perceptron width."""
+    """RecurrentGemma [2]_: two gated linear recurrences for one layer with a window; half the listed perceptron width."""
     hidden, count = cfg.hidden_size, cfg.num_layers
     turns = list(cfg.sequence("block_types") or ())
     if not turns:

@@ -5,7 +5,8 @@ A state-space or linear-attention layer keeps the last columns of its short conv
 References
 ----------
 .. [1] vLLM, ``model_executor/layers/mamba/mamba_utils.py``: shapes and dtypes of the states, kernel - 1 columns.
-.. [2] transformers 5.23, ``cache_utils.LinearAttentionLayer``: `kernel` columns.
+.. [2] transformers 5.23, ``cache_utils.LinearAttentionLayer``: `kernel` columns, and states as their kernels return
+       them: fp32 from Mamba's scans whatever the model's dtype (seen on the CPU for ten families).
 """
 
 from __future__ import annotations
@@ -33,8 +34,13 @@ def recurrent_state_bytes(
     return conv_channels * conv_columns * conv_element_bytes + state_elements * state_element_bytes
 
 
+SCANS = frozenset({"mamba", "mamba2"})
+
+
 @remembered
-def state_bytes_per_sequence(architecture: Architecture, *, element_bytes: int = 2, spare_column: bool = False) -> int:
+def state_bytes_per_sequence(
+    architecture: Architecture, *, element_bytes: int = 2, spare_column: bool = False, fp32_scans: bool = False
+) -> int:
     """Return the states of one sequence over all layers of a model or of a share. [bytes].
 
     Parameters
@@ -43,6 +49,8 @@ def state_bytes_per_sequence(architecture: Architecture, *, element_bytes: int =
         Bytes of an element in the model's dtype; a state that is kept in fp32 takes 4 whatever it is. [bytes]
     spare_column
         Whether the convolution keeps `kernel` columns, as transformers does, or one less, as engines do.
+    fp32_scans
+        Whether Mamba's states are kept in fp32 even where the model does not ask for it, as transformers does [2]_.
     """
     decoder = architecture.decoder
     if decoder is None:
@@ -57,7 +65,7 @@ def state_bytes_per_sequence(architecture: Architecture, *, element_bytes: int =
                     conv_columns=columns,
                     conv_element_bytes=element_bytes,
                     state_elements=part.state_elements,
-                    state_element_bytes=4 if part.state_fp32 else element_bytes,
+                    state_element_bytes=4 if part.state_fp32 or (fp32_scans and part.kind in SCANS) else element_bytes,
                 )
     return total
 

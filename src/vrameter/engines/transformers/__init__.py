@@ -214,7 +214,9 @@ def _report(run: Deployment, shape: Shape, fullest: Ledger) -> dict[str, int]:
     if cache is not None:
         report["kv_cache_bytes"] = cache["pool_bytes"]
         report["kv_bytes_per_token"] = cache["bytes_per_token"]
-    state = state_bytes_per_sequence(run.whole, element_bytes=run.plan.compute_bytes, spare_column=True)
+    state = state_bytes_per_sequence(
+        run.whole, element_bytes=run.plan.compute_bytes, spare_column=True, fp32_scans=True
+    )
     if state and shape.answers:
         report["state_bytes"] = state * run.sequences(shape)
     return report

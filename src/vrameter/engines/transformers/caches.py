@@ -92,7 +92,7 @@ def cache_items(
                         num_seqs=num_seqs, num_tokens=1, entry_bytes=growing,
                     )
                 )  # fmt: skip
-    state = state_bytes_per_sequence(share, element_bytes=plan.compute_bytes, spare_column=True)
+    state = state_bytes_per_sequence(share, element_bytes=plan.compute_bytes, spare_column=True, fp32_scans=True)
     if state:
         items.append(
             item(

@@ -15,7 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, wraps
 from math import prod
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from vrameter.model.image_input import ImageInput
 
 Role = Literal[
     "embedding", "attention", "cross_attention", "mixer", "mlp", "experts", "shared_experts", "router",
@@ -227,6 +230,8 @@ class Component:
         False for what a checkpoint stores and a plain loader skips, such as multi-token prediction.
     first_layer
         Number that the first layer bears in names, where they go on from another component's or this is a share.
+    image
+        What a vision tower makes of an image: its patches, and the tokens that the decoder sees of it.
     """
 
     kind: ComponentKind
@@ -240,6 +245,7 @@ class Component:
     max_positions: int = 0
     loaded: bool = True
     first_layer: int = 0
+    image: ImageInput | None = None
 
     @cached_property
     def layer_groups(self) -> tuple[tuple[Layer, tuple[int, ...]], ...]:

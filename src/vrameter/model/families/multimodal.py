@@ -1,0 +1,154 @@
+"""Language models that see: a vision tower, what brings its output to the decoder's width, and a decoder.
+
+Most are one call of `vision_language`: which nested config is read under which name, and the projector. The head
+belongs to the whole, and whether it is tied stands in the whole's config.
+
+References
+----------
+.. [1] H. Liu et al., "Visual Instruction Tuning", 2023, arXiv:2304.08485 (tower, projector, decoder).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from vrameter.model import parts
+from vrameter.model.architecture import Component, Tensors, joined
+from vrameter.model.config import Config
+from vrameter.model.families.registry import Built, Components, entry, read_part
+from vrameter.model.image_input import ImageInput
+
+Projector = Callable[[Config, Component, Component], Tensors]
+Imaging = Callable[[Config, Component], ImageInput]
+
+
+def is_headless(class_name: str) -> bool:
+    """Say whether a class is a body without a head."""
+    return class_name.endswith("Model")
+
+
+def text_config(cfg: Config, name: str = "text_config", model_type: str = "") -> Config:
+    """Return the decoder's config; a file from before there were nested ones holds its fields beside the others."""
+    if name not in cfg.values and any(field in cfg.values for field in ("hidden_size", "num_hidden_layers")):
+        kind = str(cfg.facts.nested.get(name, {}).get("model_type") or model_type)
+        return cfg.as_type(kind)
+    return cfg.nested(name, model_type)
+
+
+def tied(cfg: Config, text: Config, *, text_says: bool = False) -> bool:
+    """Say whether the head is the token table: as the whole says; with `text_says`, also as its decoder's config does."""
+    return bool(cfg.flag("tie_word_embeddings", False) or (text_says and text.flag("tie_word_embeddings", False)))
+
+
+def head_of(body: Component, *, is_tied: bool) -> Built:
+    """Return the language-model head of a whole as components and tied names."""
+    matrix = parts.lm_head(body.vocab_size, body.hidden_size)
+    if is_tied:
+        return Built((), tied=("lm_head.weight",))
+    return Built((Component(kind="head", name="head", hidden_size=body.hidden_size, tensors=matrix),))
+
+
+def projector_of(body: Component, tensors: Tensors, prefix: str, *, name: str = "projector") -> Component:
+    """Return what stands between tower and decoder."""
+    return Component(kind="projector", name=name, hidden_size=body.hidden_size, tensors=tensors, prefix=prefix)
+
+
+def text_alone(text: Config, class_name: str) -> Built | None:
+    """Return the decoder with its own head, where a class reads no images; None where it does."""
+    found = entry(text.model_type)
+    if found is None or not class_name.endswith("ForCausalLM"):
+        return None
+    from vrameter.model.read import build
+
+    return build(text, found, class_name)
+
+
+def vision_language(
+    cfg: Config,
+    class_name: str,
+    *,
+    tower: str = "vision_tower",
+    vision: str = "vision_config",
+    vision_type: str = "",
+    text: str = "language_model",
+    text_name: str = "text_config",
+    text_type: str = "",
+    projector: Projector | None = None,
+    projector_name: str = "multi_modal_projector",
+    imaging: Imaging | None = None,
+    others: Callable[[Config, str, Component], Sequence[Component]] | None = None,
+    causal_alone: bool = True,
+    is_tied: bool | None = None,
+    text_ties: bool = False,
+) -> Built:
+    """Return a vision tower, a projector and a decoder with its head.
+
+    Parameters
+    ----------
+    tower, text, projector_name
+        Names of the modules.
+    vision, text_name
+        Names of the nested configs.
+    vision_type, text_type
+        What a nested config is where neither it nor the class says.
+    projector
+        Function ``(cfg, vision, decoder) -> tensors``.
+    imaging
+        Function ``(cfg, vision) -> ImageInput``: what the whole makes of an image, where the tower does not say it all.
+    others
+        Function ``(cfg, prefix, decoder) -> components`` for what stands besides.
+    causal_alone
+        Whether a class for text alone has the decoder only.
+    is_tied
+        Whether the head is tied, where the config is not asked.
+    text_ties
+        Whether the decoder's config may say so too.
+    """
+    own_text = text_config(cfg, text_name, text_type)
+    if causal_alone:
+        alone = text_alone(own_text, class_name)
+        if alone is not None:
+            return alone
+    base = "" if is_headless(class_name) else "model"
+    decoder, *further = read_part(own_text, joined(base, text))
+    seen = read_part(nested_vision(cfg, vision, vision_type), joined(base, tower))
+    if imaging is not None:
+        seen = (replace(seen[0], image=imaging(cfg, seen[0])), *seen[1:])
+    components: Components = (decoder, *further, *seen)
+    if projector is not None:
+        components += (projector_of(decoder, projector(cfg, seen[0], decoder), joined(base, projector_name)),)
+    if others is not None:
+        components += tuple(others(cfg, base, decoder))
+    if not base:
+        return Built(components)
+    head = head_of(decoder, is_tied=tied(cfg, own_text, text_says=text_ties) if is_tied is None else is_tied)
+    return Built((*components, *head.components), tied=head.tied)
+
+
+def nested_vision(cfg: Config, name: str = "vision_config", model_type: str = "") -> Config:
+    """Return the tower's config as its own kind, also where older files call it by the name of the whole."""
+    own = cfg.nested(name, model_type)
+    kind = str(cfg.facts.nested.get(name, {}).get("model_type") or model_type)
+    found = entry(own.model_type)
+    if kind and (found is None or found.kind != "tower"):
+        return own.as_type(kind)
+    return own
+
+
+def two_layers(
+    cfg: Config, inputs: int, outputs: int, *, bias: bool = True, inner: int | None = None,
+    first: str = "linear_1", second: str = "linear_2",
+) -> Tensors:  # fmt: skip
+    """Return LLaVA's projector [1]_."""
+    width = inner or outputs
+    return (
+        *parts.linear(first, width, inputs, bias=bias, role="projector"),
+        *parts.linear(second, outputs, width, bias=bias, role="projector"),
+    )
+
+
+__all__ = [
+    "head_of", "is_headless", "nested_vision", "projector_of", "text_alone", "text_config", "tied", "two_layers",
+    "vision_language",
+]  # fmt: skip

@@ -113,6 +113,7 @@ def beit_model(
     cfg: Config,
     prefix: str,
     *,
+    pools: bool = True,
     layers_name: str = "layers",
     attention: Mapping[str, Any] = VIT_ATTENTION,
     mlp: Mapping[str, Any] | None = None,
@@ -139,7 +140,7 @@ def beit_model(
         *patches(cfg, "embeddings.patch_embeddings.projection", hidden),
         *(shared if cfg.flag("use_shared_relative_position_bias", False) else ()),
         *(() if mean else parts.norm("layernorm", hidden, bias=True)),
-        *(parts.norm("pooler.layernorm", hidden, bias=True) if mean else ()),
+        *(parts.norm("pooler.layernorm", hidden, bias=True) if mean and pools else ()),
     )
     return tower_of(
         cfg, prefix, layer, tensors=tensors, layers_name=layers_name, image=fixed_grid(cfg, extra_patches=1)
@@ -156,7 +157,7 @@ def beit(cfg: Config, prefix: str, *, classifies: bool = False) -> Component:
 def data2vec_vision(cfg: Config, prefix: str, *, classifies: bool = False) -> Component:
     """Data2Vec for images: BEiT's tower under older names."""
     return beit_model(
-        cfg, prefix, layers_name="encoder.layer", mlp={"name": "", "up": "intermediate.dense", "down": "output.dense"},
+        cfg, prefix, pools=classifies, layers_name="encoder.layer", mlp={"name": "", "up": "intermediate.dense", "down": "output.dense"},
         attention={"name": "attention", "q": "attention.query", "k": "attention.key", "v": "attention.value",
                    "o": "output.dense"},
         own_positions="attention.attention.relative_position_bias",

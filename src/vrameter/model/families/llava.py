@@ -13,13 +13,14 @@ References
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from vrameter.model import parts
 from vrameter.model.architecture import Component, Tensors, joined
 from vrameter.model.config import Config
-from vrameter.model.families.multimodal import nested_vision, two_layers, vision_language
+from vrameter.model.families.multimodal import Imaging, below, nested_vision, two_layers, vision_language
 from vrameter.model.families.registry import Built, model, read_part
-from vrameter.model.image_input import Canvases, EdgeBounded, ImageInput, Tiles
+from vrameter.model.image_input import Canvases, ImageInput, Tiles
 
 
 def num_feature_layers(cfg: Config) -> int:
@@ -118,7 +119,7 @@ def paligemma(cfg: Config, class_name: str) -> Built:
     return vision_language(cfg, class_name, projector=projector)
 
 
-@model("gemma3", "shieldgemma2")
+@model("gemma3")
 def gemma3(cfg: Config, class_name: str) -> Built:
     """Gemma 3 [2]_: pooled to a fixed number of tokens, a norm, one matrix."""
 
@@ -135,10 +136,18 @@ def gemma3(cfg: Config, class_name: str) -> Built:
     return vision_language(cfg, class_name, projector=projector, imaging=pooled)
 
 
+@model("shieldgemma2")
+def shieldgemma2(cfg: Config, class_name: str) -> Built:
+    """ShieldGemma 2: Gemma 3 as a module, its answers read as classes."""
+    if not class_name.endswith("ForImageClassification"):
+        return gemma3(cfg, class_name)
+    return below("model", gemma3(cfg, "Gemma3ForConditionalGeneration"))
+
+
 # -- patches merged before the projector ---------------------------------------------------------------
 
 
-def tiled(merge: int, **traits: int) -> object:
+def tiled(merge: int, **traits: Any) -> Imaging:
     """Return the rule of tiles of the tower's size, `merge` patches along an edge to a token."""
 
     def rule(cfg: Config, vision: Component) -> ImageInput:
@@ -199,4 +208,4 @@ def mistral3(cfg: Config, class_name: str) -> Built:
     return vision_language(cfg, class_name, projector=projector, imaging=merged)
 
 
-__all__ = ["EdgeBounded", "gated_pair", "num_feature_layers", "one_grid", "row_end", "seen_through", "tiled"]
+__all__ = ["gated_pair", "num_feature_layers", "one_grid", "row_end", "seen_through", "tiled"]

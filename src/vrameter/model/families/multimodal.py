@@ -41,11 +41,11 @@ def tied(cfg: Config, text: Config, *, text_says: bool = False) -> bool:
     return bool(cfg.flag("tie_word_embeddings", False) or (text_says and text.flag("tie_word_embeddings", False)))
 
 
-def head_of(body: Component, *, is_tied: bool) -> Built:
+def head_of(body: Component, *, is_tied: bool, name: str = "lm_head", vocab_size: int | None = None) -> Built:
     """Return the language-model head of a whole as components and tied names."""
-    matrix = parts.lm_head(body.vocab_size, body.hidden_size)
+    matrix = parts.lm_head(vocab_size or body.vocab_size, body.hidden_size, name=name)
     if is_tied:
-        return Built((), tied=("lm_head.weight",))
+        return Built((), tied=(f"{name}.weight",))
     return Built((Component(kind="head", name="head", hidden_size=body.hidden_size, tensors=matrix),))
 
 
@@ -78,7 +78,8 @@ def vision_language(
     projector_name: str = "multi_modal_projector",
     imaging: Imaging | None = None,
     others: Callable[[Config, str, Component], Sequence[Component]] | None = None,
-    causal_alone: bool = True,
+    base: str = "model",
+    head: str = "lm_head",
     is_tied: bool | None = None,
     text_ties: bool = False,
 ) -> Built:
@@ -98,19 +99,19 @@ def vision_language(
         Function ``(cfg, vision) -> ImageInput``: what the whole makes of an image, where the tower does not say it all.
     others
         Function ``(cfg, prefix, decoder) -> components`` for what stands besides.
-    causal_alone
-        Whether a class for text alone has the decoder only.
+    base, head
+        Name of the body in a model with a head, and of the head.
     is_tied
         Whether the head is tied, where the config is not asked.
     text_ties
         Whether the decoder's config may say so too.
     """
     own_text = text_config(cfg, text_name, text_type)
-    if causal_alone:
-        alone = text_alone(own_text, class_name)
-        if alone is not None:
-            return alone
-    base = "" if is_headless(class_name) else "model"
+    alone = text_alone(own_text, class_name)
+    if alone is not None:
+        return alone
+    has_head = not is_headless(class_name)
+    base = base if has_head else ""
     decoder, *further = read_part(own_text, joined(base, text))
     seen = read_part(nested_vision(cfg, vision, vision_type), joined(base, tower))
     if imaging is not None:
@@ -120,10 +121,21 @@ def vision_language(
         components += (projector_of(decoder, projector(cfg, seen[0], decoder), joined(base, projector_name)),)
     if others is not None:
         components += tuple(others(cfg, base, decoder))
-    if not base:
+    if not has_head:
         return Built(components)
-    head = head_of(decoder, is_tied=tied(cfg, own_text, text_says=text_ties) if is_tied is None else is_tied)
-    return Built((*components, *head.components), tied=head.tied)
+    if is_tied is None:
+        is_tied = tied(cfg, own_text, text_says=text_ties)
+    last = head_of(decoder, is_tied=is_tied, name=head)
+    return Built((*components, *last.components), tied=last.tied)
+
+
+def below(prefix: str, built: Built) -> Built:
+    """Return a whole as a module of another."""
+    moved = (
+        replace(part, prefix=joined(prefix, part.prefix), layers_prefix=joined(prefix, part.layers_prefix))
+        for part in built.components
+    )
+    return Built(tuple(moved), tied=tuple(joined(prefix, name) for name in built.tied))
 
 
 def nested_vision(cfg: Config, name: str = "vision_config", model_type: str = "") -> Config:
@@ -149,6 +161,6 @@ def two_layers(
 
 
 __all__ = [
-    "head_of", "is_headless", "nested_vision", "projector_of", "text_alone", "text_config", "tied", "two_layers",
+    "below", "head_of", "is_headless", "nested_vision", "projector_of", "text_alone", "text_config", "tied", "two_layers",
     "vision_language",
 ]  # fmt: skip

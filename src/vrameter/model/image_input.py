@@ -198,6 +198,48 @@ class PatchBudget(ImageInput):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PaddedGrid(ImageInput):
+    """A grid that follows the image, shrunk to at most `budget` patches and `longest` along an edge, then padded (Kimi)."""
+
+    budget: int
+    longest: int
+
+    def scaled(self, height: int, width: int) -> Size:
+        """Return rows and columns of patches, the padding included."""
+        edge, unit = self.patch_size[0], self.patch_size[0] * self.merge
+        shrink = min(
+            1.0,
+            sqrt(self.budget / (max(height // edge, 1) * max(width // edge, 1))),
+            self.longest * edge / height,
+            self.longest * edge / width,
+        )
+        rows, columns = (
+            min(max(int(length * shrink), 1), self.longest * edge) for length in (height, width)
+        )
+        return ceil(rows / unit) * self.merge, ceil(columns / unit) * self.merge
+
+    def patches_of(self, height: int, width: int) -> int:
+        rows, columns = self.scaled(height, width)
+        return rows * columns + self.extra_patches
+
+    def tokens_of(self, height: int, width: int) -> int:
+        """Return the tokens of the decoder.
+
+        Examples
+        --------
+        >>> PaddedGrid(patch_size=(14, 14), merge=2, budget=16384, longest=512).tokens_of(1792, 1792)
+        4096
+        """
+        rows, columns = self.scaled(height, width)
+        return rows * columns // self.merge**2 + self.extra_tokens
+
+    @property
+    def largest(self) -> Size:
+        edge = floor(sqrt(self.budget)) * self.patch_size[0]
+        return edge, edge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeBounded(ImageInput):
     """A grid that follows an image no longer than `longest_edge`, with a mark after each row of tokens [3]_."""
 
@@ -366,4 +408,4 @@ def _arrangement(fit: str, height: int, width: int, tile: Size, least: int, most
     return best
 
 
-__all__ = ["AreaBounded", "Canvases", "EdgeBounded", "ImageInput", "PatchBudget", "Tiles"]
+__all__ = ["AreaBounded", "Canvases", "EdgeBounded", "ImageInput", "PaddedGrid", "PatchBudget", "Tiles"]

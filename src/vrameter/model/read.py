@@ -78,6 +78,8 @@ def build(cfg: Config, found: Entry, class_name: str) -> Built:
         if special is not None:
             return special
     has_head = not class_name.endswith("Model") or class_name.endswith("LMHeadModel")
+    if found.kind == "tower" and "For" not in class_name:  # such as HunYuanVLVisionTransformer
+        has_head = class_name.endswith("LMHeadModel")
     body = as_tuple(found.read(cfg, found.base if has_head else ""))
     if not has_head:
         return Built(body)

@@ -14,7 +14,7 @@ from vrameter.model import parts
 from vrameter.model.architecture import Component, Layer, Tensors, joined
 from vrameter.model.config import Config
 from vrameter.model.families.llama import dense_decoder, full_scopes, rounded_heads
-from vrameter.model.families.multimodal import head_of, is_headless, projector_of, tied, vision_language
+from vrameter.model.families.multimodal import head_of, is_headless, projector_of, vision_language
 from vrameter.model.families.registry import Built, decoder, model, tower
 from vrameter.model.families.vision_parts import encoder_layer, flat_patches, grid, pair, patches, tower_of
 from vrameter.model.image_input import ImageInput, Tiles
@@ -113,7 +113,7 @@ def mllama(cfg: Config, class_name: str) -> Built:
     components = (body, *towers, projector_of(body, matrix, base))
     if not base:
         return Built(components)
-    return Built((*components, *head_of(body, is_tied=tied(cfg, text)).components))
+    return Built((*components, *head_of(body, is_tied=False).components))
 
 
 @tower("llama4_vision_model")

@@ -18,7 +18,7 @@ from typing import Any
 from vrameter.model import parts
 from vrameter.model.architecture import Component, Tensors, joined
 from vrameter.model.config import Config
-from vrameter.model.families.multimodal import Imaging, below, nested_vision, two_layers, vision_language
+from vrameter.model.families.multimodal import Imaging, below, nested_as, two_layers, vision_language
 from vrameter.model.families.registry import Built, model, read_part
 from vrameter.model.image_input import Canvases, ImageInput, Tiles
 
@@ -81,7 +81,7 @@ def video_llava(cfg: Config, class_name: str) -> Built:
     """Video-LLaVA: a second tower for videos."""
 
     def videos(own: Config, prefix: str, body: Component) -> Sequence[Component]:
-        return read_part(nested_vision(own), joined(prefix, "video_tower"))
+        return read_part(nested_as(own, "vision_config"), joined(prefix, "video_tower"))
 
     return vision_language(
         cfg, class_name, tower="image_tower", projector=seen_through, imaging=one_grid, others=videos

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from vrameter.model import parts
 from vrameter.model.architecture import Component, Tensors, joined
@@ -31,9 +32,18 @@ def is_headless(class_name: str) -> bool:
 def text_config(cfg: Config, name: str = "text_config", model_type: str = "") -> Config:
     """Return the decoder's config; a file from before there were nested ones holds its fields beside the others."""
     if name not in cfg.values and any(field in cfg.values for field in ("hidden_size", "num_hidden_layers")):
-        kind = str(cfg.facts.nested.get(name, {}).get("model_type") or model_type)
-        return cfg.as_type(kind)
-    return cfg.nested(name, model_type)
+        return cfg.as_type(str(cfg.facts.nested.get(name, {}).get("model_type") or model_type))
+    return nested_as(cfg, name, model_type, kind="decoder")
+
+
+def nested_as(cfg: Config, name: str, model_type: str = "", *, kind: Literal["decoder", "tower"] = "tower") -> Config:
+    """Return a nested config as its own kind, also where older files call it by the name of the whole."""
+    own = cfg.nested(name, model_type)
+    assumed = str(cfg.facts.nested.get(name, {}).get("model_type") or model_type)
+    found = entry(own.model_type)
+    if assumed and (found is None or found.kind != kind) and entry(assumed) is not None:
+        return own.as_type(assumed)
+    return own
 
 
 def tied(cfg: Config, text: Config, *, text_says: bool = False) -> bool:
@@ -113,7 +123,7 @@ def vision_language(
     has_head = not is_headless(class_name)
     base = base if has_head else ""
     decoder, *further = read_part(own_text, joined(base, text))
-    seen = read_part(nested_vision(cfg, vision, vision_type), joined(base, tower))
+    seen = read_part(nested_as(cfg, vision, vision_type), joined(base, tower))
     if imaging is not None:
         seen = (replace(seen[0], image=imaging(cfg, seen[0])), *seen[1:])
     components: Components = (decoder, *further, *seen)
@@ -138,16 +148,6 @@ def below(prefix: str, built: Built) -> Built:
     return Built(tuple(moved), tied=tuple(joined(prefix, name) for name in built.tied))
 
 
-def nested_vision(cfg: Config, name: str = "vision_config", model_type: str = "") -> Config:
-    """Return the tower's config as its own kind, also where older files call it by the name of the whole."""
-    own = cfg.nested(name, model_type)
-    kind = str(cfg.facts.nested.get(name, {}).get("model_type") or model_type)
-    found = entry(own.model_type)
-    if kind and (found is None or found.kind != "tower"):
-        return own.as_type(kind)
-    return own
-
-
 def two_layers(
     cfg: Config, inputs: int, outputs: int, *, bias: bool = True, inner: int | None = None,
     first: str = "linear_1", second: str = "linear_2",
@@ -161,6 +161,6 @@ def two_layers(
 
 
 __all__ = [
-    "below", "head_of", "is_headless", "nested_vision", "projector_of", "text_alone", "text_config", "tied", "two_layers",
+    "below", "head_of", "is_headless", "nested_as", "projector_of", "text_alone", "text_config", "tied", "two_layers",
     "vision_language",
 ]  # fmt: skip

@@ -117,7 +117,7 @@ def beit_model(
     layers_name: str = "layers",
     attention: Mapping[str, Any] = VIT_ATTENTION,
     mlp: Mapping[str, Any] | None = None,
-    own_positions: str = "attention.relative_position_bias",
+    own_positions: str = "relative_position_bias",
     shared_positions: str = "relative_position_bias",
 ) -> Component:
     """Return BEiT's tower: scales per channel, relative positions in each layer or shared, keys without a bias."""
@@ -166,13 +166,13 @@ def data2vec_vision(cfg: Config, prefix: str, *, classifies: bool = False) -> Co
 
 
 def dino_tower(cfg: Config, prefix: str, *, registers: int = 0) -> Component:
-    """Return DINOv2's tower [2]_: a scale per channel after each part, a plain or a fused gated perceptron."""
+    """Return DINOv2's tower [2]_: a scale per channel after each part, a plain or a gated perceptron."""
     hidden = cfg.hidden_size
     inner = int(hidden * cfg.number("mlp_ratio", 4))
     mlp: dict[str, Any] = {"intermediate_size": inner}
     if cfg.flag("use_swiglu_ffn", False):
         inner = (int(inner * 2 / 3) + 7) // 8 * 8
-        mlp = {"intermediate_size": inner, "gated": True, "gate_up": "weights_in", "down": "weights_out"}
+        mlp = {"intermediate_size": inner, "gated": True, "up": "up_proj", "down": "down_proj"}
     scales = (*parts.parameter("layer_scale1.lambda1", hidden), *parts.parameter("layer_scale2.lambda1", hidden))
     layer = encoder_layer(
         cfg, norms=("norm1", "norm2"), mlp=mlp, extra=scales,

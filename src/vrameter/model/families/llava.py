@@ -18,8 +18,8 @@ from typing import Any
 from vrameter.model import parts
 from vrameter.model.architecture import Component, Tensors, joined
 from vrameter.model.config import Config
-from vrameter.model.families.multimodal import Imaging, below, nested_as, two_layers, vision_language
-from vrameter.model.families.registry import Built, model, read_part
+from vrameter.model.families.multimodal import Imaging, nested_as, two_layers, vision_language
+from vrameter.model.families.registry import Built, model, read_part, within
 from vrameter.model.image_input import Canvases, ImageInput, Tiles
 
 
@@ -141,7 +141,7 @@ def shieldgemma2(cfg: Config, class_name: str) -> Built:
     """ShieldGemma 2: Gemma 3 as a module, its answers read as classes."""
     if not class_name.endswith("ForImageClassification"):
         return gemma3(cfg, class_name)
-    return below("model", gemma3(cfg, "Gemma3ForConditionalGeneration"))
+    return within("model", gemma3(cfg, "Gemma3ForConditionalGeneration"))
 
 
 # -- patches merged before the projector ---------------------------------------------------------------

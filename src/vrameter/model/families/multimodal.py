@@ -139,15 +139,6 @@ def vision_language(
     return Built((*components, *last.components), tied=last.tied)
 
 
-def below(prefix: str, built: Built) -> Built:
-    """Return a whole as a module of another."""
-    moved = (
-        replace(part, prefix=joined(prefix, part.prefix), layers_prefix=joined(prefix, part.layers_prefix))
-        for part in built.components
-    )
-    return Built(tuple(moved), tied=tuple(joined(prefix, name) for name in built.tied))
-
-
 def two_layers(
     cfg: Config, inputs: int, outputs: int, *, bias: bool = True, inner: int | None = None,
     first: str = "linear_1", second: str = "linear_2",
@@ -161,6 +152,6 @@ def two_layers(
 
 
 __all__ = [
-    "below", "head_of", "is_headless", "nested_as", "projector_of", "text_alone", "text_config", "tied", "two_layers",
+    "head_of", "is_headless", "nested_as", "projector_of", "text_alone", "text_config", "tied", "two_layers",
     "vision_language",
 ]  # fmt: skip

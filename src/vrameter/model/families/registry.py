@@ -14,11 +14,11 @@ so that only that module is imported.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Literal, TypeVar
 
-from vrameter.model.architecture import Component, Layer, Scope, Tensor, Tensors
+from vrameter.model.architecture import Component, Layer, Scope, Tensor, Tensors, joined
 from vrameter.model.config import Config
 from vrameter.model.families.index import MODULES
 
@@ -98,6 +98,22 @@ def read_part(cfg: Config, prefix: str, *, kind: Literal["decoder", "tower"] | N
     return as_tuple(found.read(cfg, prefix))
 
 
+def within(prefix: str, built: Built) -> Built:
+    """Return a whole model as a part of a larger one, every name below `prefix`."""
+    return Built(
+        tuple(
+            replace(
+                component,
+                prefix=joined(prefix, component.prefix),
+                layers_prefix=joined(prefix, component.layers_prefix),
+            )
+            for component in built.components
+        ),
+        tied=tuple(joined(prefix, name) for name in built.tied),
+        stored_extra=tuple(tensor._replace(name=joined(prefix, tensor.name)) for tensor in built.stored_extra),
+    )
+
+
 def as_tuple(components: Component | Components) -> Components:
     """Return one component or several as several."""
     return (components,) if isinstance(components, Component) else components
@@ -162,5 +178,5 @@ def num_labels(cfg: Config) -> int:
 
 __all__ = [
     "ENTRIES", "Built", "Component", "Components", "Config", "Entry", "Layer", "LayerScope", "Tensor", "as_tuple", "decoder",
-    "entry", "layer_scopes", "model", "num_labels", "read_part", "stack", "tower",
+    "entry", "layer_scopes", "model", "num_labels", "read_part", "stack", "tower", "within",
 ]  # fmt: skip

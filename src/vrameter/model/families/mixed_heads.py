@@ -83,7 +83,7 @@ def step3p5(cfg: Config, prefix: str) -> tuple[Component, ...]:
     ahead = cfg.layers("num_nextn_predict_layers", 0, least=0)
     given = cfg.sequence("layer_types")
     kinds = checked(cfg, listed(cfg, "layer_types", count) or [FULL] * count, (SLIDING, FULL))
-    later = list(given[count:]) if given else list(cfg.sequence("mtp_layer_types") or [])
+    later = list(given[count:] if given else ()) or list(cfg.sequence("mtp_layer_types") or [])
     window = cfg.integer("sliding_window", None)
     other = cfg.get("attention_other_setting")
     wide = cfg.integer("num_sliding_attention_heads", None)

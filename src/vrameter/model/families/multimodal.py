@@ -37,13 +37,16 @@ def text_config(cfg: Config, name: str = "text_config", model_type: str = "") ->
 
 
 def nested_as(cfg: Config, name: str, model_type: str = "", *, kind: Literal["decoder", "tower"] = "tower") -> Config:
-    """Return a nested config as its own kind, also where older files call it by the name of the whole."""
+    """Return a nested config as its own kind.
+
+    A class with a tower or decoder of its own name takes no other, whatever a file calls it; and older files call a
+    part by the name of the whole.
+    """
     own = cfg.nested(name, model_type)
     assumed = str(cfg.facts.nested.get(name, {}).get("model_type") or model_type)
     found = entry(own.model_type)
-    if assumed and (found is None or found.kind != kind) and entry(assumed) is not None:
-        return own.as_type(assumed)
-    return own
+    fixed = assumed.startswith(cfg.model_type) or found is None or found.kind != kind
+    return own.as_type(assumed) if fixed and entry(assumed) is not None else own
 
 
 def tied(cfg: Config, text: Config, *, text_says: bool = False) -> bool:

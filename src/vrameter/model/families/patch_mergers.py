@@ -8,12 +8,9 @@ References
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from vrameter.model import parts
 from vrameter.model.architecture import Component, Tensors, joined
 from vrameter.model.config import Config
-from vrameter.model.families.llama import dense_decoder
 from vrameter.model.families.llama_relations import ernie4_5, hunyuan_v1_dense
 from vrameter.model.families.llava import tiled
 from vrameter.model.families.multimodal import (
@@ -26,7 +23,7 @@ from vrameter.model.families.multimodal import (
     two_layers,
     vision_language,
 )
-from vrameter.model.families.registry import Built, decoder, layer_scopes, model, read_part
+from vrameter.model.families.registry import Built, decoder, model, read_part
 from vrameter.model.families.vision_parts import pair, plain_mlp
 from vrameter.model.families.vision_towers import hunyuan_vision
 from vrameter.model.image_input import EdgeBounded, ImageInput
@@ -175,6 +172,22 @@ def hunyuan_vl(cfg: Config, class_name: str) -> Built:
     return Built((body, vision, *last.components), tied=last.tied)
 
 
+@model("step3p7")
+def step3p7(cfg: Config, class_name: str) -> Built:
+    """Step-3.7: the tower merges patches itself, one matrix brings them to the decoder's width."""
+    text = text_config(cfg)
+    base = "" if is_headless(class_name) else "model"
+    body, *further = read_part(text, joined(base, "language_model"))
+    seen = read_part(nested_as(cfg, "vision_config"), joined(base, "vision_model"))
+    inputs, bias = 4 * seen[0].hidden_size, cfg.flag("projector_bias", False)
+    matrix = parts.linear("multi_modal_projector", body.hidden_size, inputs, bias=bias, role="projector")
+    components = (body, *further, *seen, projector_of(body, matrix, base))
+    if not base:
+        return Built(components)
+    last = head_of(body, is_tied=tied(cfg, text))
+    return Built((*components, *last.components), tied=last.tied)
+
+
 @model("got_ocr2", "pp_chart2table")
 def got_ocr2(cfg: Config, class_name: str) -> Built:
     """GOT-OCR 2 [2]_: two convolutions that quarter the grid, one layer."""
@@ -207,40 +220,6 @@ def fuyu(cfg: Config, class_name: str) -> Built:
         return Built((body, seen))
     last = head_of(body, is_tied=tied(cfg, text))
     return Built((body, seen, *last.components), tied=last.tied)
-
-
-@decoder("muse_glimmer_text")
-def muse_glimmer_text(cfg: Config, prefix: str) -> Component:
-    """Muse Glimmer's decoder: norms before and after, an output gate; every fourth layer from the last is whole."""
-    count = cfg.num_layers
-    gate = parts.linear(
-        "self_attn.gate_proj", cfg.num_heads * cfg.head_dim, cfg.hidden_size, role="attention", slot="gate"
-    )
-    norms = (
-        "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm",
-    )  # fmt: skip
-    scopes = layer_scopes(cfg, count, pattern=lambda index: (count - 1 - index) % 4 != 0)
-    return dense_decoder(
-        cfg, prefix, norms=norms, mlp_bias=False, scopes=scopes, attention_traits={"extra": gate}
-    )
-
-
-@decoder("muse_glimmer_assistant")
-def muse_glimmer_assistant(cfg: Config, prefix: str) -> Component:
-    """The draft model of Muse Glimmer: it reads the outputs of five layers of the decoder, and has no token table."""
-    hidden = cfg.hidden_size
-    sources = len(cfg.integers("target_layer_ids", [1, 13, 25, 37, 49]))
-    reading = (
-        *parts.linear("encoder.fc", hidden, sources * hidden, role="projector"),
-        *parts.norm("encoder.output_norm_enc", hidden),
-    )
-    scopes = layer_scopes(cfg, cfg.num_layers)
-    body = dense_decoder(
-        cfg.over(vocab_size=1), prefix, qk_norm="head", qkv_bias=False, o_bias=False, mlp_bias=False, scopes=scopes,
-        final_tensors=reading,
-    )  # fmt: skip
-    tensors = tuple(tensor for tensor in body.tensors if tensor.role != "embedding")
-    return replace(body, tensors=tensors, vocab_size=0)
 
 
 @model("muse_glimmer")

@@ -197,6 +197,30 @@ def muse_glimmer_vision(cfg: Config, prefix: str) -> Component:
     return tower_of(cfg, prefix, layer, tensors=tensors, layers_name="layers", image=image)
 
 
+@tower("step3p5_vision")
+def step3p7_vision(cfg: Config, prefix: str) -> Component:
+    """Step-3.7's tower: InternViT's order without a class token, then two convolutions that quarter the grid."""
+    hidden = cfg.integer("width", None) or cfg.hidden_size
+    own = cfg.over(hidden_size=hidden, num_attention_heads=cfg.integer("heads", None) or cfg.num_heads)
+    layer = encoder_layer(
+        own,
+        norms=("layernorm_before", "layernorm_after"),
+        mlp={"intermediate_size": int(hidden * cfg.number("mlp_ratio"))},
+        extra=(*parts.parameter("lambda_1", hidden), *parts.parameter("lambda_2", hidden)),
+    )
+    tensors = (
+        *patches(cfg, "embeddings.patch_embedding", hidden, bias=False),
+        *parts.embedding("embeddings.position_embedding", grid(cfg), hidden, slot="position"),
+        *parts.norm("pre_layernorm", hidden, bias=True),
+        *parts.conv("downsampler1", 2 * hidden, hidden, 3, 3, role="projector"),
+        *parts.conv("downsampler2", 4 * hidden, 2 * hidden, 3, 3, role="projector"),
+    )
+    count = cfg.layers("layers", None) or cfg.num_layers
+    return tower_of(
+        own, prefix, layer, tensors=tensors, layers_name="layers", count=count, image=fixed_grid(cfg, merge=4)
+    )
+
+
 @tower("got_ocr2_vision")
 def got_ocr2_vision(cfg: Config, prefix: str) -> Component:
     """GOT-OCR 2's tower: SAM's, layers with windows and learned relative positions, and a convolutional neck."""

@@ -65,6 +65,20 @@ _BY_FIELDS: tuple[tuple[frozenset[str], tuple[str, ...], str], ...] = (
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
+def type_of_class(class_name: str) -> str | None:
+    """Return the known `model_type` that a class is named after, or None.
+
+    >>> type_of_class("Mistral3ForConditionalGeneration")
+    'mistral3'
+    """
+    stem = class_name.partition("For")[0].removesuffix("Model")
+    return next((name for name in MODULES if _plain(name) == _plain(stem)), None) if stem else None
+
+
+def _plain(name: str) -> str:
+    return "".join(sign for sign in name.lower() if sign.isalnum())
+
+
 def likely_type(cfg: Config) -> str | None:
     """Return the known `model_type` that a config's fields and class point to, or None.
 

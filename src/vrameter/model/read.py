@@ -12,7 +12,7 @@ from vrameter.model.architecture import Architecture, Component, Tensors
 from vrameter.model.config import Config, check_json, shown
 from vrameter.model.families.index import MODULES
 from vrameter.model.families.registry import Built, Entry, as_tuple, entry, num_labels
-from vrameter.model.likeness import likely_type
+from vrameter.model.likeness import likely_type, type_of_class
 
 MAX_TENSORS = 2_000_000
 DTYPES = {
@@ -50,6 +50,9 @@ def read_config(values: Mapping[str, Any], *, name: str = "") -> Architecture:
     if stated is not None and not isinstance(stated, str):
         raise cfg.fail("model_type", "%(value)s is not a text.", value=shown(stated))
     found = entry(cfg.model_type)
+    if found is not None and found.kind != "model" and isinstance(values.get("vision_config"), Mapping):
+        cfg = _as_whole(cfg)  # a file that calls a whole model by the name of its decoder
+        found = entry(cfg.model_type)
     if found is None:
         cfg = _as_known(cfg)
         found = entry(cfg.model_type)
@@ -137,6 +140,14 @@ def _dtype(values: Mapping[str, Any]) -> str | None:
             if isinstance(stated, str):
                 return DTYPES.get(stated.removeprefix("torch."))
     return None
+
+
+def _as_whole(cfg: Config) -> Config:
+    """Return a config read as the whole model that its class is named after, where there is one."""
+    classes = cfg.values.get("architectures")
+    named = type_of_class(classes[0]) if isinstance(classes, (list, tuple)) and classes and isinstance(classes[0], str) else None
+    found = entry(named) if named else None
+    return cfg.as_type(named) if named and found is not None and found.kind == "model" else cfg
 
 
 def _as_known(cfg: Config) -> Config:

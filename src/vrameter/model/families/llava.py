@@ -189,7 +189,9 @@ def aya_vision(cfg: Config, class_name: str) -> Built:
 
 
 @model("mistral3")
-def mistral3(cfg: Config, class_name: str) -> Built:
+def mistral3(
+    cfg: Config, class_name: str, *, tower: str = "vision_tower", projector_name: str = "multi_modal_projector"
+) -> Built:
     """Mistral Small 3.1 and later: Pixtral's tower, a norm, four patches merged to one, two layers."""
 
     def projector(own: Config, vision: Component, body: Component) -> Tensors:
@@ -205,7 +207,9 @@ def mistral3(cfg: Config, class_name: str) -> Built:
         assert vision.image is not None
         return vision.image.bounded(merge=own.integer("spatial_merge_size"))
 
-    return vision_language(cfg, class_name, projector=projector, imaging=merged)
+    return vision_language(
+        cfg, class_name, tower=tower, projector=projector, projector_name=projector_name, imaging=merged
+    )
 
 
 __all__ = ["gated_pair", "num_feature_layers", "one_grid", "row_end", "seen_through", "tiled"]

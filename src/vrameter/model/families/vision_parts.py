@@ -61,7 +61,7 @@ def encoder_attention(cfg: Config, **traits: Any) -> Attention:
     """Return attention that keeps nothing, of the config's heads."""
     own: dict[str, Any] = {"hidden_size": cfg.hidden_size, "num_heads": cfg.num_heads, "bias": True, "scope": "encoder"}
     own.update(traits)
-    if own.get("qkv") and not own.get("head_dim") and own["hidden_size"] % own["num_heads"]:
+    if not own.get("head_dim") and own["hidden_size"] % own["num_heads"]:
         raise cfg.fail(
             "hidden_size",
             "%(value)s is not a multiple of the %(heads)s attention heads.",

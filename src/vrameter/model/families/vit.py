@@ -26,6 +26,11 @@ VIT_NORMS = ("layernorm_before", "layernorm_after")
 VIT_ATTENTION = {"name": "attention", "o": "o_proj"}
 
 
+def rounded(cfg: Config) -> dict[str, Any]:
+    """Return ViT's attention, whose heads are rounded down where the width is no multiple of them."""
+    return {**VIT_ATTENTION, "head_dim": cfg.hidden_size // cfg.num_heads}
+
+
 def image_heads(*, width: int = 1, names: Sequence[str] = ("classifier",)) -> Heads:
     """Return the function that puts a classifier on a tower, `width` times as wide as its output."""
 
@@ -72,7 +77,7 @@ def vit_model(
     hidden = cfg.hidden_size
     tokens = (("cls_token",) if has_class else ()) + tuple(extra)
     bias = cfg.flag("qkv_bias", True)
-    layer = encoder_layer(cfg, norms=VIT_NORMS, attention={**VIT_ATTENTION, "bias": bias, "o_bias": True})
+    layer = encoder_layer(cfg, norms=VIT_NORMS, attention={**rounded(cfg), "bias": bias, "o_bias": True})
     tensors = (
         *(tensor for name in tokens for tensor in class_token(hidden, name)),
         *(class_token(hidden, "mask_token") if mask else ()),

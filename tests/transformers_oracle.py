@@ -34,8 +34,24 @@ MAPPINGS = (
     "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES",
     "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
     "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+    "MODEL_FOR_CTC_MAPPING_NAMES",
+    "MODEL_FOR_RNNT_MAPPING_NAMES",
+    "MODEL_FOR_TDT_MAPPING_NAMES",
+    "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",
+    "MODEL_FOR_AUDIO_FRAME_CLASSIFICATION_MAPPING_NAMES",
+    "MODEL_FOR_AUDIO_XVECTOR_MAPPING_NAMES",
+    "MODEL_FOR_TEXT_TO_SPECTROGRAM_MAPPING_NAMES",
+    "MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING_NAMES",
+    "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
     "MODEL_MAPPING_NAMES",
 )
+# Fields that a class needs and does not assume.
+NEEDED: dict[str, dict[str, Any]] = {
+    "moonshine_streaming": {"num_key_value_heads": 8},
+    "wav2vec2-bert": {"vocab_size": 32},
+    "wav2vec2-conformer": {"vocab_size": 32},
+}
 # Whole numbers that set shapes without having to divide one another in ways only the class knows.
 SIZES = {
     "hidden_size", "n_embd", "d_model", "intermediate_size", "ffn_dim", "d_ff", "num_hidden_layers", "n_layer", "num_layers",
@@ -45,8 +61,19 @@ SIZES = {
     "num_attention_heads", "num_key_value_heads", "image_size", "patch_size", "state_size", "first_k_dense_replace",
     "mamba_d_state", "conv_kernel", "linear_num_value_heads", "linear_num_key_heads", "linear_key_head_dim",
     "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "type_vocab_size", "projection_dim", "num_mel_bins",
+    "encoder_attention_heads", "decoder_attention_heads", "classifier_proj_size", "conv_depthwise_kernel_size",
+    "subsampling_conv_channels", "conv_channels", "num_conv_pos_embeddings", "adapter_kernel_size", "tgt_vocab_size",
 }  # fmt: skip
-FLAGS = {"tie_word_embeddings", "attention_bias", "mlp_bias", "use_qk_norm", "qkv_bias", "use_bias"}
+FLAGS = {
+    "tie_word_embeddings", "attention_bias", "mlp_bias", "use_qk_norm", "qkv_bias", "use_bias", "do_stable_layer_norm",
+    "conv_bias", "convolution_bias", "add_adapter", "use_prompt", "use_weighted_layer_sum", "feat_proj_layer_norm",
+    "use_learned_position_embeddings", "layernorm_embedding", "share_encoder_decoder_embeddings", "conv_pos_batch_norm",
+    "share_att_key", "use_intermediate_ffn_before_adapter", "projector_bias",
+}  # fmt: skip
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "feat_extract_norm": ("group", "layer"),
+    "position_embeddings_type": ("relative", "relative_key", "rotary"),
+}
 
 
 def classes_of(model_type: str) -> list[str]:
@@ -125,6 +152,8 @@ def perturbed(values: Any, rng: random.Random) -> Any:
                     value = value * rng.choice((1, 2, 3)) // (2 if value % 2 == 0 and rng.random() < 0.5 else 1)
             elif key in FLAGS and isinstance(value, bool):
                 value = rng.random() < 0.5
+            elif key in CHOICES and value in CHOICES[key]:
+                value = rng.choice(CHOICES[key])
             elif isinstance(value, (dict, list)) and key not in ("rope_parameters", "rope_scaling"):
                 value = perturbed(value, rng) if isinstance(value, dict) else value
             changed[key] = value
@@ -148,7 +177,7 @@ def variants(model_type: str, count: int, seed: int) -> Iterator[tuple[str, Any]
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     config_class = CONFIG_MAPPING[model_type]
-    default = config_class()
+    default = config_class(**copy.deepcopy(NEEDED.get(model_type, {})))
     yield "default", default
     rng = random.Random(f"{model_type}{seed}")
     plain = default.to_dict()

@@ -18,6 +18,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
+    from vrameter.model.audio_input import AudioInput
     from vrameter.model.image_input import ImageInput
 
 Role = Literal[
@@ -232,6 +233,8 @@ class Component:
         Number that the first layer bears in names, where they go on from another component's or this is a share.
     image
         What a vision tower makes of an image: its patches, and the tokens that the decoder sees of it.
+    audio
+        How an audio encoder comes from seconds to frames and tokens.
     """
 
     kind: ComponentKind
@@ -246,6 +249,7 @@ class Component:
     loaded: bool = True
     first_layer: int = 0
     image: ImageInput | None = None
+    audio: AudioInput | None = None
 
     @cached_property
     def layer_groups(self) -> tuple[tuple[Layer, tuple[int, ...]], ...]:

@@ -62,7 +62,7 @@ def batch_norm(name: str, size: int) -> Tensors:
         *norm(name, size, bias=True),
         Tensor(f"{name}.running_mean", (size,), "norm", buffer=True),
         Tensor(f"{name}.running_var", (size,), "norm", buffer=True),
-        Tensor(f"{name}.num_batches_tracked", (1,), "norm", buffer=True),
+        Tensor(f"{name}.num_batches_tracked", (), "norm", buffer=True),
     )
 
 

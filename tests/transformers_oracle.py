@@ -157,6 +157,12 @@ def perturbed(values: Any, rng: random.Random) -> Any:
             elif isinstance(value, (dict, list)) and key not in ("rope_parameters", "rope_scaling"):
                 value = perturbed(value, rng) if isinstance(value, dict) else value
             changed[key] = value
+        width = changed.get("hidden_size") or changed.get("d_model")
+        for heads in (key for key in changed if isinstance(key, str) and key.endswith(("attention_heads", "num_heads"))):
+            if width and changed[heads] and not changed.get("head_dim") and changed[heads] != values[heads]:
+                changed[heads] = max(size for size in range(1, changed[heads] + 1) if width % size == 0)
+        if changed.get("share_encoder_decoder_embeddings"):
+            changed["decoder_vocab_size"] = changed["vocab_size"]
         for heads, kv_heads in (
             ("num_attention_heads", "num_key_value_heads"),
             ("linear_num_value_heads", "linear_num_key_heads"),

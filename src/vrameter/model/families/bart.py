@@ -68,11 +68,14 @@ def m2m_100(cfg: Config, prefix: str) -> Component:
 
 
 def _marian_heads(cfg: Config, class_name: str) -> Built:
-    built = _marian_shared(cfg, class_name)
-    if cfg.flag("share_encoder_decoder_embeddings", True) or class_name.endswith("ForCausalLM"):
-        return built
-    prefix = "" if task_of(class_name) == "Model" else ENTRIES[cfg.model_type].base
     target = cfg.over(vocab_size=cfg.integer("decoder_vocab_size", cfg.vocab_size))
+    if class_name.endswith("ForCausalLM"):
+        alone = side(target, ENTRIES[cfg.model_type].base, MARIAN, decoder=True, own_tokens=True)
+        written = language_head(cfg, cfg.hidden_size)
+        return Built((alone, *written.components), tied=written.tied)
+    if cfg.flag("share_encoder_decoder_embeddings", True):
+        return _marian_shared(cfg, class_name)
+    prefix = "" if task_of(class_name) == "Model" else ENTRIES[cfg.model_type].base
     sides = (
         side(cfg, prefix, MARIAN, decoder=False, own_tokens=True),
         side(target, prefix, MARIAN, decoder=True, own_tokens=True),

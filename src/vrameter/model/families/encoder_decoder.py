@@ -164,7 +164,7 @@ def side(
         tensors=(*embeddings, *(parts.below(name, own) if name else own)),
         prefix=prefix,
         layers_prefix=joined(prefix, joined(name, "layers")),
-        vocab_size=cfg.vocab_size,
+        vocab_size=cfg.integer("vocab_size", 0, least=0),
         max_positions=rows,
     )
 

@@ -238,7 +238,7 @@ def small_heads(make: Any, *, head: str = "proj_out", bias: bool = False) -> Hea
         sides = (make(cfg, prefix, decoder=False), make(cfg, prefix, decoder=True))
         if base:
             return Built(sides)
-        written = language_head(cfg, cfg.hidden_size, name=head, bias=bias)
+        written = language_head(cfg, sides[1].hidden_size, name=head, bias=bias)
         return Built((*sides, *written.components), tied=written.tied)
 
     return heads

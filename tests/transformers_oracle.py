@@ -48,6 +48,18 @@ MAPPINGS = (
 )
 # Fields that a class needs and does not assume.
 NEEDED: dict[str, dict[str, Any]] = {
+    "encoder-decoder": {
+        "encoder": {"model_type": "bert", "num_hidden_layers": 2},
+        "decoder": {"model_type": "bert", "num_hidden_layers": 2, "hidden_size": 384, "is_decoder": True, "add_cross_attention": True},
+    },
+    "speech-encoder-decoder": {
+        "encoder": {"model_type": "wav2vec2"},
+        "decoder": {"model_type": "mbart", "is_decoder": True, "add_cross_attention": True},
+    },
+    "vision-encoder-decoder": {
+        "encoder": {"model_type": "vit"},
+        "decoder": {"model_type": "trocr", "is_decoder": True, "add_cross_attention": True, "cross_attention_hidden_size": 768},
+    },
     "moonshine_streaming": {"num_key_value_heads": 8},
     "wav2vec2-bert": {"vocab_size": 32},
     "wav2vec2-conformer": {"vocab_size": 32},

@@ -156,26 +156,27 @@ def attention(
     v_dim = value_dim or dim
     make = conv1d_linear if conv_style else linear
     source = kv_size or hidden_size
+    prefix = f"{name}." if name else ""
     q_out = num_heads * dim * (2 if gated else 1)
     q_biased, k_biased, v_biased = (bias if own is None else own for own in (q_bias, k_bias, v_bias))
     if qkv:
         projections = make(
-            f"{name}.{qkv}", q_out + kv_heads * (dim + v_dim), hidden_size, bias=q_biased, role=role, slot="qkv"
+            f"{prefix}{qkv}", q_out + kv_heads * (dim + v_dim), hidden_size, bias=q_biased, role=role, slot="qkv"
         )
     else:
-        projections = make(f"{name}.{q}", q_out, hidden_size, bias=q_biased, role=role, slot="q")
+        projections = make(f"{prefix}{q}", q_out, hidden_size, bias=q_biased, role=role, slot="q")
         if not shares_cache:
-            projections += make(f"{name}.{k}", kv_heads * dim, source, bias=k_biased, role=role, slot="k")
-            projections += make(f"{name}.{v}", kv_heads * v_dim, source, bias=v_biased, role=role, slot="v")
+            projections += make(f"{prefix}{k}", kv_heads * dim, source, bias=k_biased, role=role, slot="k")
+            projections += make(f"{prefix}{v}", kv_heads * v_dim, source, bias=v_biased, role=role, slot="v")
     o_biased = bias if o_bias is None else o_bias
-    projections += make(f"{name}.{o}", out_size or hidden_size, num_heads * v_dim, bias=o_biased, role=role, slot="o")
+    projections += make(f"{prefix}{o}", out_size or hidden_size, num_heads * v_dim, bias=o_biased, role=role, slot="o")
     if qk_norm:
         q_width, k_width = qk_norm if isinstance(qk_norm, tuple) else (qk_norm, qk_norm)
-        projections += norm(f"{name}.{q_norm}", q_width, bias=qk_norm_bias)
+        projections += norm(f"{prefix}{q_norm}", q_width, bias=qk_norm_bias)
         if not shares_cache:
-            projections += norm(f"{name}.{k_norm}", k_width, bias=qk_norm_bias)
+            projections += norm(f"{prefix}{k_norm}", k_width, bias=qk_norm_bias)
     if sinks:
-        projections += parameter(f"{name}.{sinks}", num_heads, role=role, slot="sinks")
+        projections += parameter(f"{prefix}{sinks}", num_heads, role=role, slot="sinks")
     return Attention(
         tensors=projections + extra,
         num_heads=num_heads,

@@ -77,7 +77,7 @@ def conformer_layer(
     num_kv_heads: int | None = None, bias: bool = True, o_bias: bool | None = None, mlp_bias: bool = True,
     conv_bias: bool = False, depthwise_bias: bool | None = None, conv_size: int | None = None,
     conv_norm: ConvolutionNorm = "batch", conv_linear: bool = False, norm_bias: bool = True, extra: Tensors = (),
-    qkv_fused: str = "",
+    kv_fused: str = "",
 ) -> Layer:  # fmt: skip
     """Return one conformer layer.
 
@@ -91,25 +91,18 @@ def conformer_layer(
         Whether its matrices are linear layers rather than convolutions one frame wide.
     extra
         Further tensors of attention: relative positions.
-    qkv_fused
-        Name of one matrix for keys and values.
+    kv_fused
+        Path of one matrix for keys and values.
     """
     inner, dim = conv_size or hidden_size, head_dim or hidden_size // num_heads
-    if qkv_fused:
-        width = num_heads * dim
-        attention = parts.attention(
-            hidden_size=hidden_size, num_heads=num_heads, head_dim=dim, name=names.attention, q=names.q, o=names.o,
-            bias=bias, o_bias=o_bias, shares_cache=True, scope="encoder",
-            extra=(
-                *parts.linear(f"{names.attention}.{qkv_fused}", 2 * width, hidden_size, role="attention", slot="kv"),
-                *extra,
-            ),
-        )  # fmt: skip
-    else:
-        attention = parts.attention(
-            hidden_size=hidden_size, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=dim, name=names.attention,
-            q=names.q, k=names.k, v=names.v, o=names.o, bias=bias, o_bias=o_bias, extra=extra, scope="encoder",
-        )  # fmt: skip
+    attention = parts.attention(
+        hidden_size=hidden_size, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=dim, name=names.attention,
+        q=names.q, k=names.k, v=names.v, o=names.o, bias=bias, o_bias=o_bias, extra=extra, scope="encoder",
+    )  # fmt: skip
+    if kv_fused:
+        both = parts.linear(kv_fused, 2 * num_heads * dim, hidden_size, role="attention", slot="kv")
+        others = tuple(tensor for tensor in attention.tensors if tensor.slot not in ("k", "v"))
+        attention = replace(attention, tensors=(*others, *both))
     halves = [
         parts.mlp(
             hidden_size=hidden_size, intermediate_size=intermediate_size, gated=False, bias=mlp_bias, name=name,
@@ -354,7 +347,7 @@ def granite_speech_encoder(cfg: Config, prefix: str) -> Component:
     layer = conformer_layer(
         GRANITE_NAMES, hidden_size=hidden, intermediate_size=hidden * cfg.integer("feedforward_mult"), num_heads=heads,
         head_dim=dim, kernel=cfg.integer("conv_kernel_size"), bias=False, o_bias=True, conv_bias=True,
-        depthwise_bias=False, conv_size=hidden * cfg.integer("conv_expansion_factor"), extra=(table,), qkv_fused="to_kv",
+        depthwise_bias=False, conv_size=hidden * cfg.integer("conv_expansion_factor"), extra=(table,), kv_fused="attn.to_kv",
     )  # fmt: skip
     tensors = (
         *parts.linear("input_linear", hidden, cfg.integer("input_dim"), bias=True, role="projector"),

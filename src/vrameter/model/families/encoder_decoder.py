@@ -43,6 +43,10 @@ class Style:
         Names within a layer.
     up, down
         Names of the perceptron's matrices.
+    projections
+        Names of the matrices of queries, keys and values.
+    tokens, positions
+        Names of the tables.
     """
 
     bias: bool = True
@@ -59,6 +63,9 @@ class Style:
     mlp_norm: str = "final_layer_norm"
     up: str = "fc1"
     down: str = "fc2"
+    projections: tuple[str, str, str] = ("q_proj", "k_proj", "v_proj")
+    tokens: str = "embed_tokens"
+    positions: str = "embed_positions"
 
 
 def projections(
@@ -70,8 +77,9 @@ def projections(
         raise cfg.fail(
             "hidden_size", "%(value)s is not a multiple of the %(heads)s attention heads.", value=hidden, heads=heads
         )
+    q, k, v = style.projections
     return parts.attention(
-        hidden_size=hidden, num_heads=heads, name=name, o="out_proj", bias=style.bias, k_bias=style.key_bias, scope=scope,
+        hidden_size=hidden, num_heads=heads, name=name, q=q, k=k, v=v, o="out_proj", bias=style.bias, k_bias=style.key_bias, scope=scope,
         role="cross_attention" if scope == "cross" else "attention", **more,
     )  # fmt: skip
 
@@ -150,9 +158,9 @@ def side(
         return Layer(tuple(chain), (*norms, *parts.norm(style.mlp_norm, hidden, bias=True), *layer_tensors))
 
     count = cfg.layers(f"{kind}_layers")
-    own: Tensors = parts.embedding("embed_tokens", cfg.vocab_size, hidden) if own_tokens else ()
+    own: Tensors = parts.embedding(style.tokens, cfg.vocab_size, hidden) if own_tokens else ()
     if style.table:
-        own += parts.embedding("embed_positions", rows + style.offset, hidden, slot="position")
+        own += parts.embedding(style.positions, rows + style.offset, hidden, slot="position")
     for norm in (style.embedding_norm, style.final_norm):
         own += parts.norm(norm, hidden, bias=True) if norm else ()
     own += tensors
@@ -169,12 +177,10 @@ def side(
     )
 
 
-def shared_tokens(cfg: Config, *, tied: bool = True) -> Tensors:
+def shared_tokens(cfg: Config, *, tied: bool = True, name: str = "shared", own: str = "embed_tokens") -> Tensors:
     """Return the table of tokens; untied, each side has a copy of its own beside it."""
-    names = ("shared",) if tied else ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
-    return tuple(
-        tensor for name in names for tensor in parts.embedding(name, cfg.vocab_size, cfg.hidden_size)
-    )
+    names = (name,) if tied else (name, f"encoder.{own}", f"decoder.{own}")
+    return tuple(tensor for each in names for tensor in parts.embedding(each, cfg.vocab_size, cfg.hidden_size))
 
 
 MakeSide = Callable[..., Component]

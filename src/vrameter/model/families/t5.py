@@ -11,6 +11,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from vrameter.model import parts
@@ -196,3 +197,18 @@ def longt5(cfg: Config, prefix: str) -> Component:
 def switch_transformers(cfg: Config, prefix: str) -> Component:
     """Read the Switch Transformer's encoder [3]_: each token goes to one expert in the sparse layers."""
     return t5_side(cfg, prefix, Side(sparse=True), decoder=False, shared=_shared(cfg))
+
+
+def _pop2piano_heads(cfg: Config, class_name: str) -> Built:
+    built = t5_heads(lambda cfg: Side())(cfg.over(tie_word_embeddings=False), class_name)
+    *sides, head = built.components
+    composers = parts.embedding(
+        "mel_conditioner.embedding", cfg.integer("composer_vocab_size"), cfg.integer("d_model"), slot="other"
+    )
+    return Built((*sides, replace(head, tensors=(*head.tensors, *composers))))
+
+
+@tower("pop2piano", base="transformer", heads=_pop2piano_heads)
+def pop2piano(cfg: Config, prefix: str) -> Component:
+    """Pop2Piano's encoder: T5 on mel columns, told the arranger by an embedding; its head is never tied."""
+    return t5_side(cfg, prefix, Side(), decoder=False, shared=_shared(cfg))

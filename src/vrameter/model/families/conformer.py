@@ -176,14 +176,17 @@ def wav2vec2_conformer(cfg: Config, prefix: str) -> Component:
 
 
 def strided_adapter_layer(
-    index: int, *, width: int, inner: int, num_heads: int, kernel: int, name: str = "adapter.layers"
+    index: int, *, width: int, inner: int, kernel: int, name: str = "adapter.layers"
 ) -> Tensors:
     """Return one layer that shortens W2v-BERT's output: convolutions, attention, perceptron."""
     layer = f"{name}.{index}"
-    attention = parts.attention(
-        hidden_size=width, num_heads=num_heads, name=f"{layer}.self_attn", q="linear_q", k="linear_k", v="linear_v",
-        o="linear_out", bias=True,
-    )  # fmt: skip
+    attention = [
+        tensor
+        for slot in ("q", "k", "v", "out")
+        for tensor in parts.linear(
+            f"{layer}.self_attn.linear_{slot}", width, width, bias=True, role="attention", slot=slot[0]
+        )
+    ]
     feed = parts.mlp(
         hidden_size=width, intermediate_size=inner, gated=False, bias=True, name=f"{layer}.ffn", up="intermediate_dense",
         down="output_dense",
@@ -193,7 +196,7 @@ def strided_adapter_layer(
         *parts.conv(f"{layer}.residual_conv", 2 * width, width, kernel),
         *parts.norm(f"{layer}.self_attn_layer_norm", width, bias=True),
         *parts.conv(f"{layer}.self_attn_conv", 2 * width, width, kernel),
-        *attention.tensors,
+        *attention,
         *parts.norm(f"{layer}.ffn_layer_norm", width, bias=True),
         *feed.tensors,
     )
@@ -221,7 +224,7 @@ def wav2vec2_bert(cfg: Config, prefix: str) -> Component:
             tensors += parts.norm("adapter.proj_layer_norm", width, bias=True)
         for index in range(cfg.layers("num_adapter_layers")):
             tensors += strided_adapter_layer(
-                index, width=width, inner=inner, num_heads=cfg.num_heads, kernel=cfg.integer("adapter_kernel_size")
+                index, width=width, inner=inner, kernel=cfg.integer("adapter_kernel_size")
             )
     return Component(
         kind="encoder",

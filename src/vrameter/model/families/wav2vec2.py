@@ -44,21 +44,20 @@ def waveform_convolutions(cfg: Config, *, norms: str | None = None, name: str = 
     return tensors, tuple(map(Convolution, widths, kernels, strides))
 
 
-def weight_normed(name: str, *shape: int, dim: int = 0, bias: bool = True) -> Tensors:
-    """Return a convolution whose kernel is stored as a length and a direction."""
+def weight_normed(name: str, *shape: int, dim: int = 0, bias: bool = True, outputs: int = 0) -> Tensors:
+    """Return a convolution whose kernel is stored as a length and a direction; `outputs` of a transposed one."""
     lengths = tuple(size if axis == dim else 1 for axis, size in enumerate(shape))
-    outputs = parts.parameter(f"{name}.bias", shape[0], role="convolution") if bias else ()
     return (
-        *outputs,
+        *(parts.parameter(f"{name}.bias", outputs or shape[0], role="convolution") if bias else ()),
         *parts.parameter(f"{name}.parametrizations.weight.original0", *lengths, role="convolution"),
         *parts.parameter(f"{name}.parametrizations.weight.original1", *shape, role="convolution"),
     )
 
 
-def position_convolution(cfg: Config) -> Tensors:
+def position_convolution(cfg: Config, name: str = "encoder.pos_conv_embed") -> Tensors:
     """Return the one wide convolution that tells where a frame stands."""
     hidden, groups = cfg.hidden_size, cfg.integer("num_conv_pos_embedding_groups")
-    kernel, name = cfg.integer("num_conv_pos_embeddings"), "encoder.pos_conv_embed"
+    kernel = cfg.integer("num_conv_pos_embeddings")
     if cfg.flag("conv_pos_batch_norm"):
         return (
             *parts.conv(f"{name}.conv", hidden, hidden // groups, kernel),

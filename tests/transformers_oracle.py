@@ -80,7 +80,7 @@ FLAGS = {
     "tie_word_embeddings", "attention_bias", "mlp_bias", "use_qk_norm", "qkv_bias", "use_bias", "do_stable_layer_norm",
     "conv_bias", "convolution_bias", "add_adapter", "use_prompt", "use_weighted_layer_sum", "feat_proj_layer_norm",
     "use_learned_position_embeddings", "layernorm_embedding", "share_encoder_decoder_embeddings", "conv_pos_batch_norm",
-    "share_att_key", "use_intermediate_ffn_before_adapter", "projector_bias",
+    "share_att_key", "tie_codebooks_embeddings", "use_intermediate_ffn_before_adapter", "projector_bias",
 }  # fmt: skip
 CHOICES: dict[str, tuple[Any, ...]] = {
     "feat_extract_norm": ("group", "layer"),

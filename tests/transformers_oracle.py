@@ -61,6 +61,9 @@ NEEDED: dict[str, dict[str, Any]] = {
         "decoder": {"model_type": "trocr", "is_decoder": True, "add_cross_attention": True, "cross_attention_hidden_size": 768},
     },
     "moonshine_streaming": {"num_key_value_heads": 8},
+    "qwen3_omni_moe": {
+        "talker_config": {"spatial_merge_size": 2, "text_config": {"shared_expert_intermediate_size": 768}},
+    },
     "wav2vec2-bert": {"vocab_size": 32},
     "wav2vec2-conformer": {"vocab_size": 32},
 }

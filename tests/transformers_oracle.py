@@ -50,7 +50,13 @@ MAPPINGS = (
 NEEDED: dict[str, dict[str, Any]] = {
     "encoder-decoder": {
         "encoder": {"model_type": "bert", "num_hidden_layers": 2},
-        "decoder": {"model_type": "bert", "num_hidden_layers": 2, "hidden_size": 384, "is_decoder": True, "add_cross_attention": True},
+        "decoder": {
+            "model_type": "bert",
+            "num_hidden_layers": 2,
+            "hidden_size": 384,
+            "is_decoder": True,
+            "add_cross_attention": True,
+        },
     },
     "speech-encoder-decoder": {
         "encoder": {"model_type": "wav2vec2"},
@@ -58,7 +64,12 @@ NEEDED: dict[str, dict[str, Any]] = {
     },
     "vision-encoder-decoder": {
         "encoder": {"model_type": "vit"},
-        "decoder": {"model_type": "trocr", "is_decoder": True, "add_cross_attention": True, "cross_attention_hidden_size": 768},
+        "decoder": {
+            "model_type": "trocr",
+            "is_decoder": True,
+            "add_cross_attention": True,
+            "cross_attention_hidden_size": 768,
+        },
     },
     "moonshine_streaming": {"num_key_value_heads": 8},
     "qwen3_omni_moe": {
@@ -173,7 +184,9 @@ def perturbed(values: Any, rng: random.Random) -> Any:
                 value = perturbed(value, rng) if isinstance(value, dict) else value
             changed[key] = value
         width = changed.get("hidden_size") or changed.get("d_model")
-        for heads in (key for key in changed if isinstance(key, str) and key.endswith(("attention_heads", "num_heads"))):
+        for heads in (
+            key for key in changed if isinstance(key, str) and key.endswith(("attention_heads", "num_heads"))
+        ):
             if width and changed[heads] and not changed.get("head_dim") and changed[heads] != values[heads]:
                 changed[heads] = max(size for size in range(1, changed[heads] + 1) if width % size == 0)
         if changed.get("share_encoder_decoder_embeddings"):

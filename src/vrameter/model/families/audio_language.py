@@ -21,7 +21,7 @@ from vrameter.model.architecture import Component, Layer, Tensors, joined
 from vrameter.model.audio_input import AudioInput, Convolution
 from vrameter.model.config import Config
 from vrameter.model.families.encoder_decoder import Style, language_head, side
-from vrameter.model.families.encoder_heads import linear, task_of
+from vrameter.model.families.encoder_heads import is_bare, linear, task_of
 from vrameter.model.families.listeners import MEL_RATE, mel_convolutions, mel_front, mel_input, whisper_encoder
 from vrameter.model.families.llama import dense_decoder
 from vrameter.model.families.registry import Built, decoder, model, num_labels, read_part, tower
@@ -44,8 +44,8 @@ def audio_language(
     tied
         Whether the head is tied, where the config is not asked.
     """
-    task = task_of(class_name)
-    prefix = "" if task == "Model" else "model"
+    task, bare = task_of(class_name), is_bare(class_name)
+    prefix = "" if bare else "model"
     heard, text = cfg.nested(audio), cfg.nested("text_config")
     body, *rest = read_part(text, joined(prefix, "language_model"))
     (listening,) = read_part(heard, joined(prefix, tower_name))
@@ -56,7 +56,7 @@ def audio_language(
         prefix=joined(prefix, projector_name),
     )  # fmt: skip
     components = (body, *rest, listening, between)
-    if task == "Model":
+    if bare:
         return Built(components)
     if task == "TokenClassification":
         bias = cfg.flag("token_classification_bias", True)
@@ -139,7 +139,10 @@ def glmasr_encoder(cfg: Config, prefix: str) -> Component:
     feed = parts.mlp(
         hidden_size=hidden, intermediate_size=cfg.integer("intermediate_size"), gated=False, bias=True, up="fc1", down="fc2"
     )  # fmt: skip
-    norms = (*parts.norm("input_layernorm", hidden, bias=True), *parts.norm("post_attention_layernorm", hidden, bias=True))
+    norms = (
+        *parts.norm("input_layernorm", hidden, bias=True),
+        *parts.norm("post_attention_layernorm", hidden, bias=True),
+    )
     rows = cfg.integer("max_position_embeddings")
     return Component(
         kind="audio",
@@ -267,7 +270,10 @@ def _memory_layer(cfg: Config, *, inputs: int | None = None, kernel: int = 0, la
     feed = parts.mlp(
         hidden_size=hidden, intermediate_size=cfg.integer("intermediate_size"), gated=False, bias=True, up="fc1", down="fc2"
     )  # fmt: skip
-    norms = (*parts.norm("input_layernorm", width, bias=True), *parts.norm("post_attention_layernorm", hidden, bias=True))
+    norms = (
+        *parts.norm("input_layernorm", width, bias=True),
+        *parts.norm("post_attention_layernorm", hidden, bias=True),
+    )
     return Layer((attention, feed), (*norms, *(parts.norm("final_layernorm", hidden, bias=True) if last else ())))
 
 

@@ -41,27 +41,27 @@ def _plain(style: Style) -> Any:
 _bart, _mbart, _pegasus, _m2m, _marian, _small = map(_plain, (BART, MBART, PEGASUS, M2M, MARIAN, SMALL))
 
 
-@tower("bart", heads=sequence_heads(_bart))
-@tower("plbart", heads=sequence_heads(_bart))
+@tower("bart", heads=sequence_heads(_bart), task="ForConditionalGeneration")
+@tower("plbart", heads=sequence_heads(_bart), task="ForConditionalGeneration")
 def bart(cfg: Config, prefix: str) -> Component:
     """BART's encoder: norms after each part and after the embeddings, learned positions from the third row."""
     return _alone(_bart, cfg, prefix)
 
 
-@tower("mbart", heads=sequence_heads(_mbart))
+@tower("mbart", heads=sequence_heads(_mbart), task="ForConditionalGeneration")
 def mbart(cfg: Config, prefix: str) -> Component:
     """MBART's encoder: norms before each part, and one at the end."""
     return _alone(_mbart, cfg, prefix)
 
 
-@tower("pegasus", heads=sequence_heads(_pegasus))
-@tower("blenderbot", heads=sequence_heads(_pegasus))
+@tower("pegasus", heads=sequence_heads(_pegasus), task="ForConditionalGeneration")
+@tower("blenderbot", heads=sequence_heads(_pegasus), task="ForConditionalGeneration")
 def pegasus(cfg: Config, prefix: str) -> Component:
     """PEGASUS' encoder [1]_, and BlenderBot's [4]_: norms before each part, no norm after the embeddings."""
     return _alone(_pegasus, cfg, prefix)
 
 
-@tower("m2m_100", heads=sequence_heads(_m2m, logits_bias=False))
+@tower("m2m_100", heads=sequence_heads(_m2m, logits_bias=False), task="ForConditionalGeneration")
 def m2m_100(cfg: Config, prefix: str) -> Component:
     """Encoder of M2M-100 [2]_ and of NLLB's dense models [3]_: positions are computed."""
     return _alone(_m2m, cfg, prefix)
@@ -89,15 +89,15 @@ def _marian_heads(cfg: Config, class_name: str) -> Built:
 _marian_shared = sequence_heads(_marian)
 
 
-@tower("marian", heads=_marian_heads)
+@tower("marian", heads=_marian_heads, task="ForConditionalGeneration")
 def marian(cfg: Config, prefix: str) -> Component:
     """Marian's encoder: a stored table of fixed sines."""
     return _alone(_marian, cfg, prefix)
 
 
-@tower("blenderbot-small", heads=sequence_heads(_small))
+@tower("blenderbot-small", heads=sequence_heads(_small), task="ForConditionalGeneration")
 def blenderbot_small(cfg: Config, prefix: str) -> Component:
-    """Encoder of the small BlenderBot: BART's with positions from the first row."""
+    """The small BlenderBot's encoder: BART's with positions from the first row."""
     return _alone(_small, cfg, prefix)
 
 
@@ -114,7 +114,7 @@ def _with_global_tokens(cfg: Config, prefix: str, *, decoder: bool, **given: Any
     return side(cfg, prefix, GLOBAL, decoder=False, layer_tensors=norm, tensors=tokens, **given)
 
 
-@tower("pegasus_x", heads=sequence_heads(_with_global_tokens, logits_bias=False))
+@tower("pegasus_x", heads=sequence_heads(_with_global_tokens, logits_bias=False), task="ForConditionalGeneration")
 def pegasus_x(cfg: Config, prefix: str) -> Component:
     """PEGASUS-X' encoder [1]_: blocks of tokens, and global ones that pass between them."""
     return _alone(_with_global_tokens, cfg, prefix)
@@ -139,7 +139,7 @@ def _led(cfg: Config, prefix: str, *, decoder: bool, **given: Any) -> Component:
     return side(cfg, prefix, style, decoder=False, positions=rows, attention=attention, **given)
 
 
-@tower("led", base="led", heads=sequence_heads(_led))
+@tower("led", base="led", heads=sequence_heads(_led), task="ForConditionalGeneration")
 def led(cfg: Config, prefix: str) -> Component:
     """LED's encoder [5]_: windows, and second projections for the tokens that see everything."""
     return _alone(_led, cfg, prefix)
@@ -156,9 +156,9 @@ def _big_bird(cfg: Config, prefix: str, *, decoder: bool, **given: Any) -> Compo
     return side(cfg, prefix, style, decoder=False, attention=attention, **given)
 
 
-@tower("bigbird_pegasus", heads=sequence_heads(_big_bird, causal_tied=False))
+@tower("bigbird_pegasus", heads=sequence_heads(_big_bird, causal_tied=False), task="ForConditionalGeneration")
 def bigbird_pegasus(cfg: Config, prefix: str) -> Component:
-    """Encoder of BigBird-PEGASUS: sparse attention under BigBird's names."""
+    """BigBird-PEGASUS' encoder: sparse attention under BigBird's names."""
     return _alone(_big_bird, cfg, prefix)
 
 
@@ -174,7 +174,7 @@ def _mvp(cfg: Config, prefix: str, *, decoder: bool, **given: Any) -> Component:
     return side(cfg, prefix, BART, decoder=decoder, tensors=prompts, **given)
 
 
-@tower("mvp", heads=sequence_heads(_mvp))
+@tower("mvp", heads=sequence_heads(_mvp), task="ForConditionalGeneration")
 def mvp(cfg: Config, prefix: str) -> Component:
     """MVP's encoder [6]_: BART's, with optional prompts for each layer."""
     return _alone(_mvp, cfg, prefix)
@@ -211,9 +211,9 @@ def _nllb_moe(cfg: Config, prefix: str, *, decoder: bool, **given: Any) -> Compo
     )  # fmt: skip
 
 
-@tower("nllb-moe", heads=sequence_heads(_nllb_moe, logits_bias=False))
+@tower("nllb-moe", heads=sequence_heads(_nllb_moe, logits_bias=False), task="ForConditionalGeneration")
 def nllb_moe(cfg: Config, prefix: str) -> Component:
-    """Encoder of NLLB's mixture [3]_: in every fourth layer a token goes to two experts."""
+    """The encoder of NLLB's mixture [3]_: in every fourth layer a token goes to two experts."""
     return _alone(_nllb_moe, cfg, prefix)
 
 
@@ -225,7 +225,7 @@ def _trocr(cfg: Config, prefix: str, **given: Any) -> Component:
     return side(cfg, prefix, style, cross_size=cfg.integer("cross_attention_hidden_size", None), **given)
 
 
-@tower("trocr", heads=sequence_heads(_trocr, head="output_projection"))
+@tower("trocr", heads=sequence_heads(_trocr, head="output_projection"), task="ForCausalLM")
 def trocr(cfg: Config, prefix: str) -> Component:
     """TrOCR's decoder [7]_: BART's, beside an encoder of images."""
     return _trocr(cfg, prefix, decoder=True, own_tokens=True)
@@ -243,7 +243,7 @@ def _fsmt_heads(cfg: Config, class_name: str) -> Built:
     return Built((encoder, decoder), tied=(joined(prefix, "decoder.output_projection.weight"),) if tied else ())
 
 
-@tower("fsmt", heads=_fsmt_heads)
+@tower("fsmt", heads=_fsmt_heads, task="ForConditionalGeneration")
 def fsmt(cfg: Config, prefix: str) -> Component:
     """FSMT's encoder: fairseq's translators, with a vocabulary for each language."""
     source = cfg.over(tgt_vocab_size=cfg.integer("src_vocab_size"))

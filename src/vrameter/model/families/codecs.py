@@ -155,7 +155,9 @@ def encodec(cfg: Config, prefix: str) -> Components:
     ]
     filters = cfg.integer("num_filters")
     audio = AudioInput(
-        rate, cfg.integer("audio_channels"), _strided(ratios[::-1], [filters * 2 ** (i + 1) for i in range(len(ratios))])
+        rate,
+        cfg.integer("audio_channels"),
+        _strided(ratios[::-1], [filters * 2 ** (i + 1) for i in range(len(ratios))]),
     )
     return (
         _part("encoder", hidden, residual_stack(cfg, ratios, make, decoder=False, memory=memory), joined(prefix, "encoder"), audio),
@@ -220,9 +222,7 @@ def mimi_decoder_part(cfg: Config, prefix: str) -> Component:
     hidden, (ratios, stride) = cfg.hidden_size, _mimi_rates(cfg)
     tensors = parts.below("decoder_seanet", residual_stack(cfg, ratios, _mimi_convolution, decoder=True))
     if stride > 1:
-        tensors += parts.conv(
-            "upsample.conv", hidden, hidden // cfg.integer("upsample_groups"), 2 * stride, bias=False
-        )
+        tensors += parts.conv("upsample.conv", hidden, hidden // cfg.integer("upsample_groups"), 2 * stride, bias=False)
     return Component(
         kind="audio", name="decoder", hidden_size=hidden, layers=(_mimi_layer(cfg),) * cfg.num_layers, tensors=tensors,
         prefix=prefix, layers_prefix=joined(prefix, "decoder_transformer.layers"),
@@ -351,7 +351,9 @@ def xcodec(cfg: Config, prefix: str) -> Components:
     """X-Codec [4]_: DAC's convolutions beside what HuBERT hears, quantised together."""
     heard, sound = cfg.nested("semantic_model_config"), cfg.nested("acoustic_model_config", "dac")
     sound = sound.over(**{name: value for name, value in XCODEC_SOUND.items() if not sound.given(name)})
-    encoder, decoder, acoustic = _dac_sides(sound, joined(prefix, "acoustic_encoder"), joined(prefix, "acoustic_decoder"))
+    encoder, decoder, acoustic = _dac_sides(
+        sound, joined(prefix, "acoustic_encoder"), joined(prefix, "acoustic_decoder")
+    )
     meaning = heard.hidden_size
     hidden = acoustic + meaning
     kernel, unit = cfg.integer("kernel_size"), cfg.integer("unit_kernel_size")
@@ -407,7 +409,11 @@ def xcodec2(cfg: Config, prefix: str) -> Components:
         cfg.integer("sampling_rate", 16_000), 1, _strided(ratios, [first * 2 ** (i + 1) for i in range(len(ratios))])
     )
     encoder = _part(
-        "encoder", hidden, dac_encoder(first, ratios, hidden, activation=scaled_snake), joined(prefix, "acoustic_encoder"), audio
+        "encoder",
+        hidden,
+        dac_encoder(first, ratios, hidden, activation=scaled_snake),
+        joined(prefix, "acoustic_encoder"),
+        audio,
     )
     attention = parts.attention(
         hidden_size=hidden, num_heads=cfg.num_heads, num_kv_heads=cfg.num_kv_heads, head_dim=cfg.head_dim,

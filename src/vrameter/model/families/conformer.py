@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from vrameter.model import parts
-from vrameter.model.architecture import Component, Layer, Tensors, joined
+from vrameter.model.architecture import Component, Layer, Tensor, Tensors, joined
 from vrameter.model.audio_input import AudioInput, Convolution
 from vrameter.model.config import Config
 from vrameter.model.families.bert import even_heads
@@ -125,7 +125,9 @@ def conformer_layer(
         (halves[0], attention, halves[1]),
         (
             *wide,
-            *parts.conv(names.depthwise, inner, 1, kernel, bias=conv_bias if depthwise_bias is None else depthwise_bias),
+            *parts.conv(
+                names.depthwise, inner, 1, kernel, bias=conv_bias if depthwise_bias is None else depthwise_bias
+            ),
             *normed,
             *narrow,
             *(tensor for name in names.norms for tensor in parts.norm(name, hidden_size, bias=norm_bias)),
@@ -148,7 +150,7 @@ def relative_positions(
             *parts.linear(f"{name}.linear_pos", hidden_size, hidden_size, role="attention"),
         )
     if kind == "relative_key":
-        return (parts.Tensor(f"{name}.distance_embedding.weight", (reach, dim), "attention", "position"),)
+        return (Tensor(f"{name}.distance_embedding.weight", (reach, dim), "attention", "position"),)
     return ()
 
 
@@ -175,9 +177,7 @@ def wav2vec2_conformer(cfg: Config, prefix: str) -> Component:
     return speech_model(cfg, prefix, layers=(layer,) * cfg.num_layers, extra=rotary)
 
 
-def strided_adapter_layer(
-    index: int, *, width: int, inner: int, kernel: int, name: str = "adapter.layers"
-) -> Tensors:
+def strided_adapter_layer(index: int, *, width: int, inner: int, kernel: int, name: str = "adapter.layers") -> Tensors:
     """Return one layer that shortens W2v-BERT's output: convolutions, attention, perceptron."""
     layer = f"{name}.{index}"
     attention = [
@@ -223,9 +223,7 @@ def wav2vec2_bert(cfg: Config, prefix: str) -> Component:
             tensors += parts.linear("adapter.proj", width, hidden, bias=True, role="projector")
             tensors += parts.norm("adapter.proj_layer_norm", width, bias=True)
         for index in range(cfg.layers("num_adapter_layers")):
-            tensors += strided_adapter_layer(
-                index, width=width, inner=inner, kernel=cfg.integer("adapter_kernel_size")
-            )
+            tensors += strided_adapter_layer(index, width=width, inner=inner, kernel=cfg.integer("adapter_kernel_size"))
     return Component(
         kind="encoder",
         name="encoder",
@@ -260,7 +258,9 @@ def _halvings(cfg: Config) -> int:
     return factor.bit_length() - 1
 
 
-def _parakeet_layer(cfg: Config, *, relative: bool = True, conv_norm: ConvolutionNorm = "batch", norm_bias: bool = True) -> Layer:
+def _parakeet_layer(
+    cfg: Config, *, relative: bool = True, conv_norm: ConvolutionNorm = "batch", norm_bias: bool = True
+) -> Layer:
     heads = cfg.num_heads
     dim = cfg.integer("head_dim", cfg.hidden_size // heads)
     bias = cfg.flag("attention_bias")
@@ -328,7 +328,9 @@ def lasr_encoder(cfg: Config, prefix: str) -> Component:
         *parts.norm("out_norm", hidden),
     )
     layer = _parakeet_layer(cfg, relative=False, norm_bias=False)
-    return _spectral(cfg, prefix, layer, (tensors, (Convolution(hidden, kernel, stride), Convolution(channels, kernel, stride))))
+    return _spectral(
+        cfg, prefix, layer, (tensors, (Convolution(hidden, kernel, stride), Convolution(channels, kernel, stride)))
+    )
 
 
 # -- Granite -------------------------------------------------------------------------------------------------------
@@ -346,7 +348,7 @@ def granite_speech_encoder(cfg: Config, prefix: str) -> Component:
     hidden, labels = cfg.integer("hidden_dim"), cfg.integer("output_dim")
     heads = cfg.integer("num_heads")
     dim = cfg.integer("dim_head", hidden // heads)
-    table = parts.Tensor("attn.rel_pos_emb.weight", (2 * cfg.integer("max_pos_emb") + 1, dim), "attention", "position")
+    table = Tensor("attn.rel_pos_emb.weight", (2 * cfg.integer("max_pos_emb") + 1, dim), "attention", "position")
     layer = conformer_layer(
         GRANITE_NAMES, hidden_size=hidden, intermediate_size=hidden * cfg.integer("feedforward_mult"), num_heads=heads,
         head_dim=dim, kernel=cfg.integer("conv_kernel_size"), bias=False, o_bias=True, conv_bias=True,
@@ -375,7 +377,7 @@ def granite_speech5_encoder(cfg: Config, prefix: str) -> Component:
     hidden, labels, heads = cfg.hidden_size, cfg.vocab_size, cfg.num_heads
     dim = cfg.integer("head_dim", hidden // heads)
     rows = 2 * cfg.integer("max_position_embeddings") + 1
-    table = parts.Tensor("self_attn.rel_pos_emb.weight", (rows, dim), "attention", "position")
+    table = Tensor("self_attn.rel_pos_emb.weight", (rows, dim), "attention", "position")
     bias = cfg.flag("attention_bias")
     layer = conformer_layer(
         Names(expand="conv.pointwise_lin1", contract="conv.pointwise_lin2"), hidden_size=hidden, num_heads=heads, head_dim=dim,

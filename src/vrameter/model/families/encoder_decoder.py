@@ -17,7 +17,7 @@ from typing import Any
 from vrameter.model import parts
 from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Scope, Tensors, joined
 from vrameter.model.config import Config
-from vrameter.model.families.encoder_heads import Heads, linear, task_of
+from vrameter.model.families.encoder_heads import linear, task_of
 from vrameter.model.families.registry import ENTRIES, Built, num_labels, stack
 
 
@@ -68,9 +68,7 @@ class Style:
     positions: str = "embed_positions"
 
 
-def projections(
-    cfg: Config, style: Style, *, name: str, heads: int, scope: Scope, **more: Any
-) -> Attention:
+def projections(cfg: Config, style: Style, *, name: str, heads: int, scope: Scope, **more: Any) -> Attention:
     """Return one attention of the line: queries, keys, values and ``out_proj``."""
     hidden = cfg.hidden_size
     if hidden % heads:
@@ -184,6 +182,7 @@ def shared_tokens(cfg: Config, *, tied: bool = True, name: str = "shared", own: 
 
 
 MakeSide = Callable[..., Component]
+WholeHeads = Callable[[Config, str], Built]
 
 
 def language_head(
@@ -201,7 +200,7 @@ def language_head(
 
 def sequence_heads(
     make: MakeSide, *, logits_bias: bool = True, head: str = "lm_head", causal_tied: bool = True, shared: bool = True
-) -> Heads:
+) -> WholeHeads:
     """Return the function that builds the classes of an encoder-decoder.
 
     Parameters

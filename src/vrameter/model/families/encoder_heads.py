@@ -29,6 +29,11 @@ class LanguageHead(NamedTuple):
     tied: tuple[str, ...]
 
 
+def is_bare(class_name: str) -> bool:
+    """Say whether a class is a model without a head; where there is no class, a model is whole."""
+    return class_name.endswith(("Model", "Encoder"))
+
+
 LanguageHeads = Callable[[Config, int, int], LanguageHead]
 
 

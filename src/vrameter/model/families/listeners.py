@@ -19,8 +19,8 @@ from vrameter.model import parts
 from vrameter.model.architecture import Attention, Component, Layer, Scope, Tensors, joined
 from vrameter.model.audio_input import AudioInput, Convolution
 from vrameter.model.config import Config
-from vrameter.model.families.encoder_decoder import Style, language_head, sequence_heads, side
-from vrameter.model.families.encoder_heads import Heads, linear, task_of
+from vrameter.model.families.encoder_decoder import Style, WholeHeads, language_head, sequence_heads, side
+from vrameter.model.families.encoder_heads import linear, task_of
 from vrameter.model.families.registry import ENTRIES, Built, num_labels, tower
 
 MEL_RATE = 100  # spectrogram columns per second of every model here: a hop of 10 ms
@@ -34,7 +34,9 @@ def mel_convolutions(channels: int) -> tuple[Convolution, ...]:
     return (Convolution(channels, 3, 1, 1), Convolution(channels, 3, 2, 1))
 
 
-def mel_input(cfg: Config, hidden: int, *, max_frames: int, frames_per_token: int = 1, padded: bool = True) -> AudioInput:
+def mel_input(
+    cfg: Config, hidden: int, *, max_frames: int, frames_per_token: int = 1, padded: bool = True
+) -> AudioInput:
     """Return what Whisper's encoder hears: mel columns, halved, in pieces of thirty seconds."""
     return AudioInput(
         MEL_RATE, cfg.integer("num_mel_bins"), mel_convolutions(hidden), max_frames=max_frames, padded=padded,
@@ -83,7 +85,7 @@ def _whisper(cfg: Config, prefix: str, *, decoder: bool, **given: Any) -> Compon
     )  # fmt: skip
 
 
-def listening_heads(make: Any, *, head: str = "lm_head") -> Heads:
+def listening_heads(make: Any, *, head: str = "lm_head") -> WholeHeads:
     """Return the function that builds the classes of an encoder-decoder that listens, one that classifies among them."""
     written = sequence_heads(make, logits_bias=False, head=head, shared=False)
 
@@ -100,7 +102,7 @@ def listening_heads(make: Any, *, head: str = "lm_head") -> Heads:
     return heads
 
 
-@tower("whisper", heads=listening_heads(_whisper, head="proj_out"))
+@tower("whisper", heads=listening_heads(_whisper, head="proj_out"), task="ForConditionalGeneration")
 def whisper(cfg: Config, prefix: str) -> Component:
     """Whisper's encoder [1]_."""
     return whisper_encoder(cfg, prefix)
@@ -114,7 +116,9 @@ def _speech_to_text(cfg: Config, prefix: str, *, decoder: bool, **given: Any) ->
     features = cfg.integer("input_feat_per_channel") * cfg.integer("input_channels")
     kernels = cfg.integers("conv_kernel_sizes")
     if len(kernels) != count:
-        raise cfg.fail("conv_kernel_sizes", "has %(length)s entries for %(count)s layers.", length=len(kernels), count=count)
+        raise cfg.fail(
+            "conv_kernel_sizes", "has %(length)s entries for %(count)s layers.", length=len(kernels), count=count
+        )
     tensors: Tensors = ()
     convolutions = []
     for index, kernel in enumerate(kernels):
@@ -127,7 +131,7 @@ def _speech_to_text(cfg: Config, prefix: str, *, decoder: bool, **given: Any) ->
     return replace(body, audio=AudioInput(MEL_RATE, features, tuple(convolutions), max_frames=rows))
 
 
-@tower("speech_to_text", heads=listening_heads(_speech_to_text))
+@tower("speech_to_text", heads=listening_heads(_speech_to_text), task="ForConditionalGeneration")
 def speech_to_text(cfg: Config, prefix: str) -> Component:
     """Speech2Text's encoder [2]_: gated convolutions, each halving the columns."""
     return _speech_to_text(cfg, prefix, decoder=False)
@@ -229,7 +233,7 @@ def _moonshine(cfg: Config, prefix: str, *, decoder: bool, **_: Any) -> Componen
     )
 
 
-def small_heads(make: Any, *, head: str = "proj_out", bias: bool = False) -> Heads:
+def small_heads(make: Any, *, head: str = "proj_out", bias: bool = False) -> WholeHeads:
     """Return the function that builds the two classes of such a model: the bare one, and the one that writes."""
 
     def heads(cfg: Config, class_name: str) -> Built:
@@ -244,7 +248,7 @@ def small_heads(make: Any, *, head: str = "proj_out", bias: bool = False) -> Hea
     return heads
 
 
-@tower("moonshine", heads=small_heads(_moonshine))
+@tower("moonshine", heads=small_heads(_moonshine), task="ForConditionalGeneration")
 def moonshine(cfg: Config, prefix: str) -> Component:
     """Moonshine's encoder [3]_: three convolutions over the waveform, rotary positions."""
     return _moonshine(cfg, prefix, decoder=False)
@@ -286,7 +290,7 @@ def _moonshine_streaming(cfg: Config, prefix: str, *, decoder: bool, **_: Any) -
     )
 
 
-@tower("moonshine_streaming", heads=small_heads(_moonshine_streaming))
+@tower("moonshine_streaming", heads=small_heads(_moonshine_streaming), task="ForConditionalGeneration")
 def moonshine_streaming(cfg: Config, prefix: str) -> Component:
-    """Encoder of Moonshine for streams: frames of a few milliseconds, windows that see little of what comes."""
+    """Moonshine's encoder for streams: frames of a few milliseconds, windows that see little of what comes."""
     return _moonshine_streaming(cfg, prefix, decoder=False)

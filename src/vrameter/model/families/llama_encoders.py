@@ -14,7 +14,11 @@ from vrameter.model.architecture import Component
 from vrameter.model.config import Config
 from vrameter.model.families.encoder_heads import LanguageHead, dense_classifier, linear, text_heads
 from vrameter.model.families.llama import dense_decoder
-from vrameter.model.families.registry import tower
+from vrameter.model.families.registry import LayerScope, tower
+
+
+def _everything(cfg: Config) -> list[LayerScope]:
+    return [("encoder", None)] * cfg.num_layers
 
 
 def _both_ways(body: Component) -> Component:
@@ -44,10 +48,16 @@ def esmc(cfg: Config, prefix: str, *, pooler: bool = True, causal: bool = False)
     """ESM Cambrian [1]_, for proteins: norms with biases, norms over all heads of queries and keys; the head is its own."""
     norms = ("input_layernorm", "post_attention_layernorm")
     shifts = tuple(tensor for name in norms for tensor in parts.norm(name, cfg.hidden_size, bias=True, weight=False))
-    scopes = [("encoder", None)] * cfg.num_layers
-    return _both_ways(dense_decoder(
-            cfg, prefix, qk_norm="full", scopes=scopes, layer_tensors=shifts, attention_traits={"qk_norm": cfg.hidden_size}
-        ))
+    return _both_ways(
+        dense_decoder(
+            cfg,
+            prefix,
+            qk_norm="full",
+            scopes=_everything(cfg),
+            layer_tensors=shifts,
+            attention_traits={"qk_norm": cfg.hidden_size},
+        )
+    )
 
 
 def _ultrabert_head(cfg: Config, hidden: int, vocab: int) -> LanguageHead:
@@ -62,4 +72,4 @@ def _ultrabert_head(cfg: Config, hidden: int, vocab: int) -> LanguageHead:
 @tower("ultrabert", base="model", heads=text_heads(language=_ultrabert_head))
 def ultrabert(cfg: Config, prefix: str, *, pooler: bool = True, causal: bool = False) -> Component:
     """UltraBERT: Llama's layers, most with a window."""
-    return _both_ways(dense_decoder(cfg, prefix, scopes=[("encoder", None)] * cfg.num_layers))
+    return _both_ways(dense_decoder(cfg, prefix, scopes=_everything(cfg)))

@@ -10,7 +10,7 @@ References
 from __future__ import annotations
 
 from vrameter.model import parts
-from vrameter.model.architecture import Attention, Component, Layer, Tensors, joined
+from vrameter.model.architecture import Attention, Component, Layer, Scope, Tensor, Tensors, joined
 from vrameter.model.config import Config
 from vrameter.model.families.bert import even_heads
 from vrameter.model.families.encoder_heads import linear, task_of
@@ -59,7 +59,15 @@ def xlm(cfg: Config, prefix: str) -> Components:
     heads, _ = even_heads(cfg)
     languages = cfg.integer("n_langs", 1)
     attention = parts.attention(
-        hidden_size=hidden, num_heads=heads, name="", q="q_lin", k="k_lin", v="v_lin", o="out_lin", bias=True, scope="encoder"
+        hidden_size=hidden,
+        num_heads=heads,
+        name="",
+        q="q_lin",
+        k="k_lin",
+        v="v_lin",
+        o="out_lin",
+        bias=True,
+        scope="encoder",
     )
     feed = parts.mlp(
         hidden_size=hidden, intermediate_size=4 * hidden, gated=False, bias=True, name="", up="lin1", down="lin2"
@@ -135,7 +143,10 @@ def _funnel_heads(cfg: Config, class_name: str) -> Built:
             tensors, tied = tensors[1:], ("lm_head.weight",)
     elif task in _SHORT:
         labels = num_labels(cfg) if task == "SequenceClassification" else 1
-        tensors = (*linear("classifier.linear_hidden", hidden, hidden), *linear("classifier.linear_out", labels, hidden))
+        tensors = (
+            *linear("classifier.linear_hidden", hidden, hidden),
+            *linear("classifier.linear_out", labels, hidden),
+        )
     elif task == "TokenClassification":
         tensors = linear("classifier", num_labels(cfg), hidden)
     elif task == "QuestionAnswering":
@@ -190,13 +201,16 @@ def _reformer_heads(cfg: Config, class_name: str) -> Built:
 def reformer(cfg: Config, prefix: str) -> Component:
     """Reformer [3]_: reversible layers; half attend within a chunk, half among tokens of a hash with one matrix for both sides."""
     hidden, heads, dim = cfg.hidden_size, cfg.num_heads, cfg.integer("attention_head_size")
-    scope = "full" if cfg.flag("is_decoder") else "encoder"
+    scope: Scope = "full" if cfg.flag("is_decoder") else "encoder"
     name = "attention.self_attention"
     feed = parts.mlp(
         hidden_size=hidden, intermediate_size=cfg.integer("feed_forward_size"), gated=False, bias=True, name="feed_forward",
         up="dense.dense", down="output.dense",
     )  # fmt: skip
-    norms = (*parts.norm("attention.layer_norm", hidden, bias=True), *parts.norm("feed_forward.layer_norm", hidden, bias=True))
+    norms = (
+        *parts.norm("attention.layer_norm", hidden, bias=True),
+        *parts.norm("feed_forward.layer_norm", hidden, bias=True),
+    )
 
     def layer(kind: str) -> Layer:
         slots = ("query_key", "value") if kind == "lsh" else ("query", "key", "value")
@@ -217,7 +231,7 @@ def reformer(cfg: Config, prefix: str) -> Component:
     if cfg.flag("axial_pos_embds"):
         shape, widths = cfg.integers("axial_pos_shape"), cfg.integers("axial_pos_embds_dim")
         positions: Tensors = tuple(
-            parts.Tensor(
+            Tensor(
                 f"{table}.weights.{axis}", (*(size if place == axis else 1 for place, size in enumerate(shape)), width),
                 "embedding", "position",
             )

@@ -81,13 +81,20 @@ def qwen2_5_omni_vision_encoder(cfg: Config, prefix: str) -> Component:
     )
     feed = parts.mlp(hidden_size=hidden, intermediate_size=cfg.integer("intermediate_size"), bias=True)
     patches = parts.conv(
-        "patch_embed.proj", hidden, cfg.integer("in_channels"), cfg.integer("temporal_patch_size"), patch, patch, bias=False
+        "patch_embed.proj",
+        hidden,
+        cfg.integer("in_channels"),
+        cfg.integer("temporal_patch_size"),
+        patch,
+        patch,
+        bias=False,
     )
     return Component(
         kind="vision",
         name="vision",
         hidden_size=hidden,
-        layers=(Layer((attention, feed), (*parts.norm("norm1", hidden), *parts.norm("norm2", hidden))),) * cfg.layers("depth"),
+        layers=(Layer((attention, feed), (*parts.norm("norm1", hidden), *parts.norm("norm2", hidden))),)
+        * cfg.layers("depth"),
         tensors=(*patches, *_merger("merger", hidden, wide, cfg.integer("out_hidden_size"), normed=hidden, bias=False)),
         prefix=prefix,
         layers_prefix=joined(prefix, "blocks"),
@@ -158,7 +165,9 @@ def _talking(body: Component, name: str) -> Component:
 def _speaker(cfg: Config, name: str) -> Tensors:
     """Return the network that hears whose voice it is [3]_."""
     widths, kernels, bins = cfg.integers("enc_channels"), cfg.integers("enc_kernel_sizes"), cfg.integer("mel_dim")
-    scale, squeeze, looks = (cfg.integer(f"enc_{field}") for field in ("res2net_scale", "se_channels", "attention_channels"))
+    scale, squeeze, looks = (
+        cfg.integer(f"enc_{field}") for field in ("res2net_scale", "se_channels", "attention_channels")
+    )
     tensors = parts.conv(f"{name}.blocks.0.conv", widths[0], bins, kernels[0])
     for index in range(1, len(widths) - 1):
         block, inputs, width = f"{name}.blocks.{index}", widths[index - 1], widths[index]
@@ -289,7 +298,9 @@ def _talker(cfg: Config, prefix: str) -> Built:
     tied = cfg.flag("tie_word_embeddings")
     between += () if tied else parts.lm_head(text.vocab_size, hidden, name="codec_head")
     groups = ahead.integer("num_code_groups") - 1
-    small = dense_decoder(ahead, joined(prefix, "code_predictor.model"), qk_norm="head", scopes=full_scopes(ahead), mlp_bias=False)
+    small = dense_decoder(
+        ahead, joined(prefix, "code_predictor.model"), qk_norm="head", scopes=full_scopes(ahead), mlp_bias=False
+    )
     tables = tuple(
         tensor
         for index in range(groups)

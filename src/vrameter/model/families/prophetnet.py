@@ -57,9 +57,7 @@ def _heads(cfg: Config, class_name: str) -> Built:
     return Built((*sides, *head.components), tied=head.tied)
 
 
-@tower("prophetnet", base="prophetnet", heads=_heads)
+@tower("prophetnet", base="prophetnet", heads=_heads, task="ForConditionalGeneration")
 def prophetnet(cfg: Config, prefix: str) -> Component:
     """ProphetNet's encoder."""
     return _side(cfg, prefix, decoder=False, own_tokens=True, stack_name="")
-
-

@@ -72,10 +72,13 @@ def decoder(
 
 
 def tower(
-    *model_types: str, base: str = "model", heads: Callable[[Config, str], Built | None] | None = None
+    *model_types: str,
+    base: str = "model",
+    heads: Callable[[Config, str], Built | None] | None = None,
+    task: str = "Model",
 ) -> Callable[[Function], Function]:
     """Register the reader of an encoder; `heads` gives the tensors of classes with a head, None for no such class."""
-    return _register("tower", model_types, base=base, task="Model", heads=heads)
+    return _register("tower", model_types, base=base, task=task, heads=heads)
 
 
 def model(*model_types: str) -> Callable[[Function], Function]:

@@ -43,9 +43,7 @@ def _speech_encoder(cfg: Config, *, second: bool) -> Component:
         names = replace(names, inner_norm="conv_module.depthwise_layer_norm")
     known = "relative_key" if second else "relative"
     kind = cfg.text("position_embeddings_type", None)
-    positions = relative_positions(
-        kind if kind == known else None, hidden_size=hidden, num_heads=heads, reach=reach
-    )
+    positions = relative_positions(kind if kind == known else None, hidden_size=hidden, num_heads=heads, reach=reach)
     layer = conformer_layer(
         names, hidden_size=hidden, intermediate_size=inner, num_heads=heads, extra=positions,
         kernel=cfg.integer("conv_depthwise_kernel_size"), conv_norm="layer" if second else "batch",
@@ -81,7 +79,14 @@ def _speech_encoder(cfg: Config, *, second: bool) -> Component:
 
 def _units_config(cfg: Config) -> Config:
     """Return the config of the model of units: its fields stand in the whole's under a prefix."""
-    names = ("encoder_layers", "encoder_ffn_dim", "encoder_attention_heads", "decoder_layers", "decoder_ffn_dim", "decoder_attention_heads")
+    names = (
+        "encoder_layers",
+        "encoder_ffn_dim",
+        "encoder_attention_heads",
+        "decoder_layers",
+        "decoder_ffn_dim",
+        "decoder_attention_heads",
+    )
     sizes = {name: cfg.integer(f"t2u_{name}") for name in names}
     return cfg.over(**sizes, vocab_size=cfg.integer("t2u_vocab_size"))
 
@@ -133,9 +138,7 @@ def _speaking(cfg: Config, *, second: bool) -> Built:
     if second:
         written = _unit_decoder(cfg, own, prefix)
     else:
-        written = replace(
-            side(own, prefix, STYLE, decoder=True, own_tokens=True, positions=rows), name="unit decoder"
-        )
+        written = replace(side(own, prefix, STYLE, decoder=True, own_tokens=True, positions=rows), name="unit decoder")
     head = language_head(own, cfg.hidden_size, name="t2u_model.lm_head")
     unit, voice, language = (cfg.integer(name) for name in ("unit_embed_dim", "spkr_embed_dim", "lang_embed_dim"))
     tensors = (

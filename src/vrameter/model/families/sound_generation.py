@@ -100,10 +100,14 @@ def _bark_stage(cfg: Config, prefix: str, *, causal: bool) -> Component:
     else:
         total, known = cfg.integer("n_codes_total"), cfg.integer("n_codes_given", least=0)
         tables = tuple(
-            tensor for index in range(total) for tensor in parts.embedding(f"input_embeds_layers.{index}", entries, hidden)
+            tensor
+            for index in range(total)
+            for tensor in parts.embedding(f"input_embeds_layers.{index}", entries, hidden)
         )
         heads_out = tuple(
-            tensor for index in range(total - known) for tensor in parts.lm_head(outputs, hidden, name=f"lm_heads.{index}")
+            tensor
+            for index in range(total - known)
+            for tensor in parts.lm_head(outputs, hidden, name=f"lm_heads.{index}")
         )
         if cfg.tied:
             heads_out = ()

@@ -17,10 +17,9 @@ from vrameter.model import parts
 from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Tensors, joined
 from vrameter.model.config import Config
 from vrameter.model.families.encoder_decoder import language_head
-from vrameter.model.families.encoder_heads import task_of
+from vrameter.model.families.encoder_heads import is_bare, task_of
 from vrameter.model.families.llama import dense_decoder, full_scopes
 from vrameter.model.families.registry import Built, decoder, layer_scopes, model, read_part
-
 
 # -- Dia: an encoder of text, a decoder of nine codebooks -------------------------------------------------------------
 
@@ -79,7 +78,7 @@ def _dia_decoder(cfg: Config, prefix: str) -> Component:
 @model("dia")
 def dia(cfg: Config, class_name: str) -> Built:
     """Dia [1]_: text of a dialogue to the codes of its sound; the codec is a model apart."""
-    base = task_of(class_name) == "Model"
+    base = is_bare(class_name)
     prefix = "" if base else "model"
     written = cfg.nested("decoder_config")
     sides = (_dia_encoder(cfg.nested("encoder_config"), prefix), _dia_decoder(written, prefix))
@@ -160,7 +159,7 @@ def moshi(cfg: Config, prefix: str) -> Component:
 @model("kyutai_speech_to_text")
 def kyutai_speech_to_text(cfg: Config, class_name: str) -> Built:
     """Kyutai's transcriber [3]_: text and the codes of what is heard, frame by frame."""
-    base = task_of(class_name) == "Model"
+    base = is_bare(class_name)
     hidden = cfg.hidden_size
     rows = cfg.vocab_size + cfg.integer("num_codebooks") * cfg.integer("codebook_vocab_size") + 1
     table = parts.embedding("embed_tokens.embed_tokens", rows, hidden)

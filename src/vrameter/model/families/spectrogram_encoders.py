@@ -24,7 +24,10 @@ def _ast_heads(cfg: Config, class_name: str) -> Built:
     hidden = cfg.hidden_size
     head: Tensors = ()
     if not base:
-        head = (*parts.norm("classifier.layernorm", hidden, bias=True), *linear("classifier.dense", num_labels(cfg), hidden))
+        head = (
+            *parts.norm("classifier.layernorm", hidden, bias=True),
+            *linear("classifier.dense", num_labels(cfg), hidden),
+        )
     return Built((body, Component(kind="head", name="head", hidden_size=hidden, tensors=head)))
 
 
@@ -41,7 +44,12 @@ def audio_spectrogram_transformer(cfg: Config, prefix: str) -> Component:
         scope="encoder",
     )  # fmt: skip
     feed = parts.mlp(
-        hidden_size=hidden, intermediate_size=cfg.integer("intermediate_size"), gated=False, bias=True, up="fc1", down="fc2"
+        hidden_size=hidden,
+        intermediate_size=cfg.integer("intermediate_size"),
+        gated=False,
+        bias=True,
+        up="fc1",
+        down="fc2",
     )
     norms = (*parts.norm("layernorm_before", hidden, bias=True), *parts.norm("layernorm_after", hidden, bias=True))
     count = rows * across + 2
@@ -129,7 +137,10 @@ def clap_audio_model(cfg: Config, prefix: str) -> Components:
         down: Tensors = ()
         if index < len(depths) - 1:
             name = f"layers.{index}.downsample"
-            down = (*parts.linear(f"{name}.reduction", 2 * width, 4 * width), *parts.norm(f"{name}.norm", 4 * width, bias=True))
+            down = (
+                *parts.linear(f"{name}.reduction", 2 * width, 4 * width),
+                *parts.norm(f"{name}.norm", 4 * width, bias=True),
+            )
         stages.append(
             Component(
                 kind="audio", name="audio", hidden_size=width, layers=(layer,) * depth, prefix=body,

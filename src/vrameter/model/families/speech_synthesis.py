@@ -11,7 +11,7 @@ References
 from __future__ import annotations
 
 from vrameter.model import parts
-from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Tensors, joined
+from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Tensor, Tensors, joined
 from vrameter.model.audio_input import AudioInput
 from vrameter.model.config import Config
 from vrameter.model.families.bert import even_heads
@@ -159,7 +159,9 @@ def vits(cfg: Config, prefix: str) -> Components:
         _bag("posterior", hidden, spectra, joined(prefix, "posterior_encoder")),
     )
     if speakers > 1:
-        components += (_bag("speakers", hidden, parts.embedding("embed_speaker", speakers, speaker, slot="other"), prefix),)
+        components += (
+            _bag("speakers", hidden, parts.embedding("embed_speaker", speakers, speaker, slot="other"), prefix),
+        )
     return components
 
 
@@ -170,7 +172,7 @@ def _speech_encoder(cfg: Config, prefix: str, *, hears: bool, reads: bool) -> Co
     hidden, (heads, dim) = cfg.hidden_size, even_heads(cfg)
     tensors = (
         *parts.norm("wrapped_encoder.layer_norm", hidden, bias=True),
-        parts.Tensor(
+        Tensor(
             "wrapped_encoder.embed_positions.pe_k.weight", (2 * cfg.integer("encoder_max_relative_position"), dim),
             "embedding", "position",
         ),
@@ -228,8 +230,16 @@ def _speech_decoder(cfg: Config, prefix: str, *, writes: bool, speaks: bool) -> 
 
 def spectrum_postnet(cfg: Config, name: str) -> Tensors:
     """Return the convolutions that refine a spectrum, each with a batch norm."""
-    bins, width, count = cfg.integer("num_mel_bins"), cfg.integer("speech_decoder_postnet_units"), cfg.layers("speech_decoder_postnet_layers")
-    tensors = linear(f"{name}.feat_out", bins * cfg.integer("reduction_factor", 2 if cfg.model_type == "speecht5" else 1), cfg.hidden_size)
+    bins, width, count = (
+        cfg.integer("num_mel_bins"),
+        cfg.integer("speech_decoder_postnet_units"),
+        cfg.layers("speech_decoder_postnet_layers"),
+    )
+    tensors = linear(
+        f"{name}.feat_out",
+        bins * cfg.integer("reduction_factor", 2 if cfg.model_type == "speecht5" else 1),
+        cfg.hidden_size,
+    )
     for index in range(count):
         inputs, outputs = (bins if index == 0 else width), (bins if index == count - 1 else width)
         kernel = cfg.integer("speech_decoder_postnet_kernel")

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from vrameter.model import parts
 from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Scope, Tensor, Tensors, joined
 from vrameter.model.config import Config
-from vrameter.model.families.encoder_heads import Heads, linear, task_of
+from vrameter.model.families.encoder_heads import linear, task_of
 from vrameter.model.families.registry import ENTRIES, Built, num_labels, stack, tower
 
 
@@ -135,7 +135,7 @@ def _shared(cfg: Config) -> Tensors:
     return parts.embedding("shared", cfg.vocab_size, cfg.integer("d_model"))
 
 
-def t5_heads(side: Callable[[Config], Side], *, always_tied: bool = False) -> Heads:
+def t5_heads(side: Callable[[Config], Side], *, always_tied: bool = False) -> Callable[[Config, str], Built]:
     """Return the function that builds the classes of the line: both sides or the encoder, and a head."""
 
     def heads(cfg: Config, class_name: str) -> Built:
@@ -167,15 +167,15 @@ def t5_heads(side: Callable[[Config], Side], *, always_tied: bool = False) -> He
     return heads
 
 
-@tower("t5", base="transformer", heads=t5_heads(lambda cfg: Side()))
-@tower("mt5", base="transformer", heads=t5_heads(lambda cfg: Side()))
-@tower("byt5", base="transformer", heads=t5_heads(lambda cfg: Side()))
+@tower("t5", base="transformer", heads=t5_heads(lambda cfg: Side()), task="ForConditionalGeneration")
+@tower("mt5", base="transformer", heads=t5_heads(lambda cfg: Side()), task="ForConditionalGeneration")
+@tower("byt5", base="transformer", heads=t5_heads(lambda cfg: Side()), task="ForConditionalGeneration")
 def t5(cfg: Config, prefix: str) -> Component:
     """T5's encoder; the head is its own in checkpoints whose config says so (v1.1, Flan, mT5)."""
     return t5_side(cfg, prefix, Side(), decoder=False, shared=_shared(cfg))
 
 
-@tower("umt5", base="transformer", heads=t5_heads(lambda cfg: Side(biased="all")))
+@tower("umt5", base="transformer", heads=t5_heads(lambda cfg: Side(biased="all")), task="ForConditionalGeneration")
 def umt5(cfg: Config, prefix: str) -> Component:
     """UMT5's encoder: every layer has its own position biases."""
     return t5_side(cfg, prefix, Side(biased="all"), decoder=False, shared=_shared(cfg))
@@ -187,13 +187,18 @@ def _long(cfg: Config) -> Side:
     return Side(encoder_attention="LocalSelfAttention")
 
 
-@tower("longt5", base="transformer", heads=t5_heads(_long, always_tied=True))
+@tower("longt5", base="transformer", heads=t5_heads(_long, always_tied=True), task="ForConditionalGeneration")
 def longt5(cfg: Config, prefix: str) -> Component:
     """LongT5's encoder [2]_: local attention, with passing global tokens or without."""
     return t5_side(cfg, prefix, _long(cfg), decoder=False, shared=_shared(cfg))
 
 
-@tower("switch_transformers", base="transformer", heads=t5_heads(lambda cfg: Side(sparse=True)))
+@tower(
+    "switch_transformers",
+    base="transformer",
+    heads=t5_heads(lambda cfg: Side(sparse=True)),
+    task="ForConditionalGeneration",
+)
 def switch_transformers(cfg: Config, prefix: str) -> Component:
     """Read the Switch Transformer's encoder [3]_: each token goes to one expert in the sparse layers."""
     return t5_side(cfg, prefix, Side(sparse=True), decoder=False, shared=_shared(cfg))
@@ -208,7 +213,7 @@ def _pop2piano_heads(cfg: Config, class_name: str) -> Built:
     return Built((*sides, replace(head, tensors=(*head.tensors, *composers))))
 
 
-@tower("pop2piano", base="transformer", heads=_pop2piano_heads)
+@tower("pop2piano", base="transformer", heads=_pop2piano_heads, task="ForConditionalGeneration")
 def pop2piano(cfg: Config, prefix: str) -> Component:
     """Pop2Piano's encoder: T5 on mel columns, told the arranger by an embedding; its head is never tied."""
     return t5_side(cfg, prefix, Side(), decoder=False, shared=_shared(cfg))

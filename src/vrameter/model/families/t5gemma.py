@@ -14,7 +14,7 @@ from vrameter.model import parts
 from vrameter.model.architecture import Component, joined
 from vrameter.model.config import Config
 from vrameter.model.families.encoder_decoder import language_head
-from vrameter.model.families.encoder_heads import linear, task_of
+from vrameter.model.families.encoder_heads import is_bare, linear, task_of
 from vrameter.model.families.llama import dense_decoder
 from vrameter.model.families.registry import Built, layer_scopes, model, num_labels
 
@@ -47,15 +47,15 @@ def _side(cfg: Config, prefix: str, *, decoder: bool, heard: int = 0) -> Compone
 @model("t5gemma")
 def t5gemma(cfg: Config, class_name: str) -> Built:
     """Return both sides, or the encoder alone, with the head of the class."""
-    task = task_of(class_name)
+    task, bare = task_of(class_name), is_bare(class_name)
     classifies = task in ("SequenceClassification", "TokenClassification")
     both = cfg.flag("is_encoder_decoder", True)
-    prefix = "" if task == "Model" else "model"
+    prefix = "" if bare else "model"
     seen, written = cfg.nested("encoder"), cfg.nested("decoder")
     sides: tuple[Component, ...] = (_side(seen, joined(prefix, "encoder"), decoder=False),)
-    if (both and not class_name.endswith("EncoderModel")) or not (classifies or task == "Model"):
+    if (both and not class_name.endswith("EncoderModel")) or not (classifies or bare):
         sides += (_side(written, joined(prefix, "decoder"), decoder=True, heard=seen.hidden_size),)
-    if task == "Model":
+    if bare:
         return Built(sides)
     hidden = sides[-1].hidden_size
     if classifies:

@@ -124,9 +124,9 @@ def _cohere(cfg: Config, prefix: str, *, decoder: bool) -> Component:
     )  # fmt: skip
 
 
-@tower("cohere_asr", heads=small_heads(_cohere, bias=True))
+@tower("cohere_asr", heads=small_heads(_cohere, bias=True), task="ForConditionalGeneration")
 def cohere_asr(cfg: Config, prefix: str) -> Component:
-    """Encoder of Cohere's transcriber: Fast Conformer."""
+    """The encoder of Cohere's transcriber: Fast Conformer."""
     return _heard(cfg, prefix)
 
 
@@ -142,7 +142,7 @@ def _canary(cfg: Config, prefix: str, *, decoder: bool) -> Component:
     )  # fmt: skip
 
 
-@tower("canary", heads=small_heads(_canary, bias=True))
+@tower("canary", heads=small_heads(_canary, bias=True), task="ForConditionalGeneration")
 def canary(cfg: Config, prefix: str) -> Component:
-    """Encoder of Canary [2]_: Fast Conformer."""
+    """Canary's encoder [2]_: Fast Conformer."""
     return _heard(cfg, prefix)

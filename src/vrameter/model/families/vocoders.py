@@ -30,7 +30,9 @@ def hifi_gan(cfg: Config, inputs: int, *, post_bias: bool = True) -> Tensors:
     for stage, kernel in enumerate(kernels):
         tensors += transposed(f"upsampler.{stage}", width, width // 2, kernel)
         width //= 2
-        for reach, dilations in zip(cfg.integers("resblock_kernel_sizes", least=1), cfg.sequence("resblock_dilation_sizes"), strict=True):
+        for reach, dilations in zip(
+            cfg.integers("resblock_kernel_sizes", least=1), cfg.sequence("resblock_dilation_sizes"), strict=True
+        ):
             for half in ("convs1", "convs2"):
                 for index in range(len(dilations)):
                     tensors += parts.conv(f"resblocks.{block}.{half}.{index}", width, width, reach)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from vrameter.model import parts
-from vrameter.model.architecture import Attention, Component, Layer, Tensors, joined
+from vrameter.model.architecture import Attention, Component, Layer, Tensor, Tensors, joined
 from vrameter.model.audio_input import AudioInput, Convolution
 from vrameter.model.config import Config
 from vrameter.model.families.bert import even_heads
@@ -26,14 +26,18 @@ from vrameter.model.families.registry import tower
 from vrameter.model.families.speech_heads import contrastive, output_size, quantizer, speech_heads
 
 
-def waveform_convolutions(cfg: Config, *, norms: str | None = None, name: str = "feature_extractor") -> tuple[Tensors, tuple[Convolution, ...]]:
+def waveform_convolutions(
+    cfg: Config, *, norms: str | None = None, name: str = "feature_extractor"
+) -> tuple[Tensors, tuple[Convolution, ...]]:
     """Return the convolutions over a waveform: their tensors, and what each makes of a number of samples.
 
     `norms` says which have one, ``group`` the first and ``layer`` all; the config does where it is None.
     """
     widths, kernels, strides = (cfg.integers(field) for field in ("conv_dim", "conv_kernel", "conv_stride"))
     if not len(widths) == len(kernels) == len(strides):
-        raise cfg.fail("conv_dim", "has %(length)s entries for %(count)s layers.", length=len(widths), count=len(kernels))
+        raise cfg.fail(
+            "conv_dim", "has %(length)s entries for %(count)s layers.", length=len(widths), count=len(kernels)
+        )
     kind = norms or cfg.text("feat_extract_norm")
     tensors: Tensors = ()
     for index, (width, kernel) in enumerate(zip(widths, kernels, strict=True)):
@@ -216,7 +220,7 @@ def wavlm(cfg: Config, prefix: str) -> Component:
         )
         if first:
             gate += (
-                parts.Tensor("attention.rel_attn_embed.weight", (cfg.integer("num_buckets"), heads), "attention", "position"),
+                Tensor("attention.rel_attn_embed.weight", (cfg.integer("num_buckets"), heads), "attention", "position"),
             )  # fmt: skip
         return speech_layer(cfg, attention=speech_attention(cfg, extra=gate))
 
@@ -270,7 +274,10 @@ def sew_d(cfg: Config, prefix: str) -> Component:
         hidden_size=hidden, intermediate_size=cfg.integer("intermediate_size"), gated=False, bias=True, name="",
         up="intermediate.dense", down="output.dense",
     )  # fmt: skip
-    norms = (*parts.norm("attention.output.LayerNorm", hidden, bias=True), *parts.norm("output.LayerNorm", hidden, bias=True))
+    norms = (
+        *parts.norm("attention.output.LayerNorm", hidden, bias=True),
+        *parts.norm("output.LayerNorm", hidden, bias=True),
+    )
     given = _squeezed(cfg)
     if relative:
         buckets = cfg.integer("position_buckets", -1, least=-1)
@@ -285,4 +292,11 @@ def sew_d(cfg: Config, prefix: str) -> Component:
     )  # fmt: skip
 
 
-__all__ = ["length_adapter", "mask_vector", "position_convolution", "speech_model", "waveform_convolutions", "weight_normed"]
+__all__ = [
+    "length_adapter",
+    "mask_vector",
+    "position_convolution",
+    "speech_model",
+    "waveform_convolutions",
+    "weight_normed",
+]

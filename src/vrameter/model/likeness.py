@@ -21,9 +21,15 @@ from vrameter.model.families.registry import Built, as_tuple, entry
 
 # What a config can say that changes the kind of network, by the fields that say it.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_SHARED = (
+    "n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "shared_expert_intermediate_size",
+    "shared_intermediate_size", "share_expert_dim", "moe_shared_expert_intermediate_size",
+)  # fmt: skip
+_DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
+_DENSE_BETWEEN = ("decoder_sparse_step", "moe_layer_freq", "expert_layer_period", "moe_layer_interval")
 _LATENT = ("kv_lora_rank",)
 _STATES = (
-    "mamba_d_state", "mamba_d_ssm", "ssm_state_size", "state_size", "ssm_cfg", "hybrid_override_pattern", "attn_type_list",
+    "mamba_d_state", "mamba_d_ssm", "ssm_state_size", "state_size", "ssm_cfg", "hybrid_override_pattern",
     "linear_key_head_dim", "linear_num_value_heads", "linear_attn_config", "linear_num_heads", "conv_L_cache",
     "conv1d_width", "lru_width", "mamba_num_heads", "mamba_n_heads", "rwkv_version", "head_size_divisor",
 )  # fmt: skip
@@ -43,24 +49,24 @@ _WITHOUT_ATTENTION = frozenset(
 _TASK = re.compile(r"(For[A-Z].*|LMHeadModel.*|DoubleHeads.*|WithLMHead.*|Model|Decoder)\Z")
 # Words in a class name that make it another kind of network than the family whose name it begins with.
 _OTHER_KINDS = re.compile(r"VL|Vision|Omni|Audio|Speech|Image|Video|OCR|Ocr|Linear|Hybrid|Mamba|Rwkv|RWKV|MLA")
-# Families by fields alone: what the config must state, beside the sizes that all have, and no less.
-_BY_FIELDS: tuple[tuple[frozenset[str], tuple[str, ...], str], ...] = (
-    (frozenset({"latent", "experts"}), ("n_routed_experts",), "deepseek_v3"),
-    (frozenset({"experts"}), ("moe_intermediate_size",), "qwen3_moe"),
-    (frozenset({"experts"}), ("intermediate_size",), "mixtral"),
-    (frozenset({"states", "experts"}), ("linear_key_head_dim", "moe_intermediate_size"), "qwen3_next"),
-    (frozenset({"states"}), ("linear_key_head_dim", "intermediate_size"), "qwen3_5_text"),
-    (frozenset({"states", "experts"}), ("mamba_n_heads", "shared_intermediate_size"), "granitemoehybrid"),
-    (frozenset({"states"}), ("mamba_n_heads", "shared_intermediate_size"), "granitemoehybrid"),
-    (frozenset({"states"}), ("mamba_n_heads", "mamba_d_ssm"), "falcon_h1"),
-    (frozenset({"states"}), ("mamba_n_heads", "attn_layer_indices"), "bamba"),
-    (frozenset({"states", "experts"}), ("mamba_d_state", "attn_layer_period"), "jamba"),
-    (frozenset({"states"}), ("mamba_num_heads", "hybrid_override_pattern"), "nemotron_h"),
-    (frozenset({"states", "experts"}), ("mamba_num_heads", "hybrid_override_pattern"), "nemotron_h"),
-    (frozenset({"states", "experts"}), ("conv_L_cache", "layer_types"), "lfm2_moe"),
-    (frozenset({"states"}), ("conv_L_cache",), "lfm2"),
-    (frozenset(), ("type_vocab_size", "intermediate_size"), "bert"),
-    (frozenset(), ("intermediate_size",), "llama"),
+# Families by fields alone, the most telling first: what the config must state beside the sizes that all have.
+_BY_FIELDS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("kv_lora_rank", "n_routed_experts"), "deepseek_v3"),
+    (("linear_key_head_dim", "moe_intermediate_size"), "qwen3_next"),
+    (("linear_key_head_dim", "intermediate_size"), "qwen3_5_text"),
+    (("mamba_n_heads", "mamba_d_ssm"), "falcon_h1"),
+    (("mamba_n_heads", "attn_layer_indices"), "bamba"),
+    (("mamba_n_heads", "shared_intermediate_size"), "granitemoehybrid"),
+    (("mamba_num_heads", "hybrid_override_pattern"), "nemotron_h"),
+    (("mamba_d_state", "attn_layer_period"), "jamba"),
+    (("conv_L_cache", "num_experts"), "lfm2_moe"),
+    (("conv_L_cache",), "lfm2"),
+    (("shared_expert_intermediate_size", "moe_intermediate_size"), "qwen2_moe"),
+    (("n_shared_experts", "moe_intermediate_size"), "deepseek"),
+    (("num_experts", "moe_intermediate_size"), "qwen3_moe"),
+    (("num_local_experts", "intermediate_size"), "mixtral"),
+    (("type_vocab_size", "intermediate_size"), "bert"),
+    (("intermediate_size",), "llama"),
 )
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
@@ -95,21 +101,32 @@ def likely_type(cfg: Config) -> str | None:
         return incomplete
     if not all(cfg.given(name) for name in _SIZES) or _OTHER_KINDS.search(class_of(cfg)):
         return None
-    for kinds, fields, model_type in _BY_FIELDS:
-        if said == kinds and model_type in MODULES and all(cfg.given(name) for name in fields):
-            if model_type == "bert" and cfg.given("num_key_value_heads"):
-                continue
-            if kinds_read(cfg, model_type) == kinds:
-                return model_type
+    for fields, model_type in _BY_FIELDS:
+        if not all(cfg.given(name) for name in fields) or (model_type == "bert" and cfg.given("num_key_value_heads")):
+            continue
+        if kinds_read(cfg, model_type) == said:
+            return model_type
     return None
 
 
 def kinds_said(cfg: Config) -> frozenset[str]:
-    """Return what a config's own fields say of its network: ``experts``, ``latent``, ``states``, ``towers``."""
+    """Return what a config's own fields say of its network.
+
+    ``experts``, and then ``shared`` where every token passes some and ``dense`` where some layers have none;
+    ``latent``, ``states``, ``towers``.
+    """
     found = set()
     values = cfg.values
-    if any(isinstance(values.get(name), int) and values[name] > 1 for name in _EXPERTS):
+
+    def above(least: int, names: tuple[str, ...]) -> bool:
+        return any(isinstance(values.get(name), int) and values[name] > least for name in names)
+
+    if above(1, _EXPERTS):
         found.add("experts")
+        if above(0, _SHARED):
+            found.add("shared")
+        if above(0, _DENSE_FIRST) or above(1, _DENSE_BETWEEN) or values.get("mlp_only_layers"):
+            found.add("dense")
     if any(values.get(name) for name in _LATENT):
         found.add("latent")
     if any(values.get(name) for name in _STATES) or _lists_other_layers(cfg):
@@ -120,7 +137,10 @@ def kinds_said(cfg: Config) -> frozenset[str]:
 
 
 def _lists_other_layers(cfg: Config) -> bool:
-    """Say whether a list of layers holds one without attention."""
+    """Say whether a list of layers holds one without attention; MiniMax's is of ones and zeros."""
+    ones = cfg.values.get("attn_type_list")
+    if isinstance(ones, (list, tuple)) and 0 in ones:
+        return True
     for name in ("layer_types", "layers_block_type", "block_types"):
         listed = cfg.values.get(name)
         if isinstance(listed, (list, tuple)) and any(
@@ -149,7 +169,7 @@ def kinds_read(cfg: Config, model_type: str) -> frozenset[str] | None:
 
 def kinds_of(components: tuple[Component, ...]) -> frozenset[str]:
     """Return the kinds of a network's parts that a config has to say."""
-    found = set()
+    found, dense = set(), False
     for component in components:
         for layer, _ in component.layer_groups:
             for part in layer.parts:
@@ -158,8 +178,10 @@ def kinds_of(components: tuple[Component, ...]) -> frozenset[str]:
                 elif isinstance(part, LatentAttention):
                     found.add("latent")
                 elif isinstance(part, FeedForward) and part.num_experts > 1:
-                    found.add("experts")
-    return frozenset(found)
+                    found |= {"experts", "shared"} if part.shared_size else {"experts"}
+                elif isinstance(part, FeedForward):
+                    dense = True
+    return frozenset(found | {"dense"} if dense and "experts" in found else found)
 
 
 def class_of(cfg: Config) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 from vrameter.model.config import Config
 from vrameter.model.families.mixture import listed
@@ -18,8 +19,13 @@ def layer_kinds(
 ) -> list[str]:
     """Return the kind of each layer: as `layer_types` lists them, else by `default` from the layer's number."""
     given = listed(cfg, "layer_types", count)
-    kinds = [default(index) for index in range(count)] if given is None else [_NAMES.get(kind, kind) for kind in given]
+    kinds = [default(index) for index in range(count)] if given is None else renamed(given)
     return checked_kinds(cfg, kinds, known)
+
+
+def renamed(kinds: Iterable[Any]) -> list[Any]:
+    """Return kinds of layers under their present names; what is no text stays for the check to refuse."""
+    return [_NAMES.get(kind, kind) if isinstance(kind, str) else kind for kind in kinds]
 
 
 def checked_kinds(cfg: Config, kinds: list[str], known: Collection[str]) -> list[str]:
@@ -30,10 +36,9 @@ def checked_kinds(cfg: Config, kinds: list[str], known: Collection[str]) -> list
     return kinds
 
 
-def every(period: int, last: bool = True) -> Callable[[int], str]:
+def every(period: int) -> Callable[[int], str]:
     """Return a rule by which every `period`-th layer is full attention, the others linear."""
-    offset = 1 if last else 0
-    return lambda index: LINEAR if (index + offset) % period else FULL
+    return lambda index: LINEAR if (index + 1) % period else FULL
 
 
 def size_or_auto(cfg: Config, name: str, otherwise: int) -> int:
@@ -56,6 +61,7 @@ __all__ = [
     "checked_kinds",
     "every",
     "layer_kinds",
+    "renamed",
     "size_or_auto",
     "state_in_fp32",
 ]

@@ -15,7 +15,15 @@ from __future__ import annotations
 from vrameter.model import mixers, parts
 from vrameter.model.architecture import Component, FeedForward, Layer, Part, Recurrent, Tensors
 from vrameter.model.config import Config
-from vrameter.model.families.layer_kinds import FULL, LINEAR, checked_kinds, layer_kinds, size_or_auto, state_in_fp32
+from vrameter.model.families.layer_kinds import (
+    FULL,
+    LINEAR,
+    checked_kinds,
+    layer_kinds,
+    renamed,
+    size_or_auto,
+    state_in_fp32,
+)
 from vrameter.model.families.mixtral import granite_experts
 from vrameter.model.families.mixture import block, decoder_of, grouped_attention, mixture, perceptron, untied_head
 from vrameter.model.families.registry import decoder, stack
@@ -142,8 +150,7 @@ def nemotron_kinds(cfg: Config, listed: str, pattern: str, default: list[str]) -
         return [_LETTERS[letter] for letter in letters]
     if names is None:
         return default
-    kinds = [{"mamba": LINEAR, "attention": FULL}.get(name, name) for name in names]
-    return checked_kinds(cfg, kinds, _BLOCKS)
+    return checked_kinds(cfg, renamed(names), _BLOCKS)
 
 
 def nemotron_mixer(cfg: Config, kind: str) -> Part:

@@ -15,6 +15,8 @@ from vrameter.model.config import Config
 from vrameter.model.families.mixture import grouped_attention, perceptron
 from vrameter.model.families.registry import decoder
 
+MAX_RUNS = 64
+
 
 @decoder("hrm_text")
 def hrm_text(cfg: Config, prefix: str) -> tuple[Component, ...]:
@@ -32,7 +34,7 @@ def hrm_text(cfg: Config, prefix: str) -> tuple[Component, ...]:
     layer = Layer((attention, feed))
     again = Layer((replace(attention, tensors=()), replace(feed, tensors=())))
     count = cfg.layers("num_layers_per_stack", cfg.num_layers)
-    runs = cfg.integer("H_cycles") * (cfg.integer("L_cycles") + 1)
+    runs = cfg.integer("H_cycles", most=MAX_RUNS) * (cfg.integer("L_cycles", most=MAX_RUNS) + 1)
     lower = Component(
         kind="decoder",
         name="decoder",

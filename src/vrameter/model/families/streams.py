@@ -71,9 +71,9 @@ def ngram_layer(cfg: Config, order: int) -> Recurrent:
     """Return what the `order`-th of the layers with an n-gram table adds, and the columns that its convolution keeps."""
     hidden, wide = cfg.hidden_size, cfg.integer("hc_count") * cfg.hidden_size
     width = cfg.integer("ple_embed_dim", None) or hidden
-    grams, kernel = cfg.integer("ngram_size", least=2), cfg.integer("ple_conv_kernel_size")
-    heads = (grams - 1) * cfg.integer("heads_per_ngram")
-    sizes = primes_from(cfg.integer("ngram_vocab_size_base"), (order + 1) * heads)[order * heads :]
+    grams, kernel = cfg.integer("ngram_size", least=2, most=16), cfg.integer("ple_conv_kernel_size")
+    heads = (grams - 1) * cfg.integer("heads_per_ngram", most=64)
+    sizes = primes_from(cfg.integer("ngram_vocab_size_base", most=2**31), (order + 1) * heads)[order * heads :]
     rows = ceil_to(sum(sizes), cfg.integer("make_ngram_vocab_size_divisible_by"))
     name = "ple"
     table = f"{name}.ple_embedding"

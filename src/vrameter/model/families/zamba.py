@@ -160,7 +160,7 @@ def zamba2(cfg: Config, prefix: str) -> Component:
         bias=cfg.flag("add_bias_linear", False),
         state_fp32=state_in_fp32(cfg),
     )
-    places, number = kinds.count(HYBRID), cfg.integer("num_mem_blocks")
+    places, number = kinds.count(HYBRID), cfg.layers("num_mem_blocks")
     blocks = [adapted_block(cfg, [place for place in range(places) if place % number == at]) for at in range(number)]
     return hybrid_decoder(cfg, prefix, kinds, mixer=mixer, blocks=blocks)
 

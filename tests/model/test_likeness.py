@@ -61,6 +61,7 @@ REFUSED = [
     ("NewcomerVLForConditionalGeneration", {}),
     ("NewcomerForConditionalGeneration", {"text_config": DENSE}),
     ("NewcomerMambaForCausalLM", {}),
+    ("NewcomerForCausalLM", {"quantization_config": {"llm_int8_skip_modules": ["model.vision_backbone"]}}),
     ("", {"vocab_size": None}),
 ]  # fmt: skip
 

@@ -16,6 +16,7 @@ from functools import lru_cache
 from vrameter.errors import VrameterError
 from vrameter.model.architecture import Component, FeedForward, LatentAttention, Recurrent
 from vrameter.model.config import Config
+from vrameter.model.configured import mapping, strings
 from vrameter.model.families.index import MODULES
 from vrameter.model.families.registry import Built, as_tuple, entry
 
@@ -42,6 +43,7 @@ _TOWERS = (
     "vision_tower",
     "mm_vision_tower",
 )
+_TOWER_NAMES = re.compile(r"vision|visual|audio|speech|multi_modal|mm_projector")
 _WITHOUT_ATTENTION = frozenset(
     {"linear_attention", "mamba", "mamba2", "recurrent", "conv", "hybrid", "moe", "mlp", "M", "rwkv"}
 )
@@ -131,9 +133,15 @@ def kinds_said(cfg: Config) -> frozenset[str]:
         found.add("latent")
     if any(values.get(name) for name in _STATES) or _lists_other_layers(cfg):
         found.add("states")
-    if any(values.get(name) for name in _TOWERS):
+    if any(values.get(name) for name in _TOWERS) or _skips_towers(cfg):
         found.add("towers")
     return frozenset(found)
+
+
+def _skips_towers(cfg: Config) -> bool:
+    """Say whether bitsandbytes left modules alone that bear a tower's name; other methods list what might be there."""
+    skipped = strings(mapping(cfg.values, "quantization_config"), "llm_int8_skip_modules")
+    return any(_TOWER_NAMES.search(module) for module in skipped)
 
 
 def _lists_other_layers(cfg: Config) -> bool:

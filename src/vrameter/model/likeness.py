@@ -73,20 +73,6 @@ _BY_FIELDS: tuple[tuple[tuple[str, ...], str], ...] = (
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
-def type_of_class(class_name: str) -> str | None:
-    """Return the known `model_type` that a class is named after, or None.
-
-    >>> type_of_class("Mistral3ForConditionalGeneration")
-    'mistral3'
-    """
-    stem = class_name.partition("For")[0].removesuffix("Model")
-    return next((name for name in MODULES if _plain(name) == _plain(stem)), None) if stem else None
-
-
-def _plain(name: str) -> str:
-    return "".join(sign for sign in name.lower() if sign.isalnum())
-
-
 def likely_type(cfg: Config) -> str | None:
     """Return the known `model_type` that a config's fields and class point to, or None.
 
@@ -95,6 +81,8 @@ def likely_type(cfg: Config) -> str | None:
     said, incomplete = kinds_said(cfg), None
     for model_type, exact in class_types(cfg):
         read = kinds_read(cfg, model_type)
+        if read is not None and "towers" in read - said and class_of(cfg).endswith("ForCausalLM"):
+            continue
         if read is None and exact:
             incomplete = incomplete or model_type
         elif read is not None and said <= read and (exact or read == said):
@@ -216,6 +204,15 @@ def class_types(cfg: Config) -> Iterator[tuple[str, bool]]:
             yield model_type, _plain(name[:end]) == whole
 
 
+def type_of_class(class_name: str) -> str | None:
+    """Return the known `model_type` that a class is named after, or None.
+
+    >>> type_of_class("Mistral3ForConditionalGeneration")
+    'mistral3'
+    """
+    return next(iter(_types_by_stem().get(_plain(_TASK.sub("", class_name)), ())), None)
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[-_.]", "", name).lower()
 
@@ -232,4 +229,4 @@ def _types_by_stem() -> dict[str, tuple[str, ...]]:
     return {stem: tuple(types) for stem, types in stems.items()}
 
 
-__all__ = ["class_types", "kinds_of", "kinds_read", "kinds_said", "likely_type"]
+__all__ = ["class_of", "class_types", "kinds_of", "kinds_read", "kinds_said", "likely_type", "type_of_class"]

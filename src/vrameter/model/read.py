@@ -12,7 +12,7 @@ from vrameter.model.architecture import Architecture, Component, Tensors
 from vrameter.model.config import Config, check_json, shown
 from vrameter.model.families.index import MODULES
 from vrameter.model.families.registry import Built, Entry, as_tuple, entry, num_labels
-from vrameter.model.likeness import likely_type, type_of_class
+from vrameter.model.likeness import class_of, likely_type, type_of_class
 
 MAX_TENSORS = 2_000_000
 DTYPES = {
@@ -144,8 +144,7 @@ def _dtype(values: Mapping[str, Any]) -> str | None:
 
 def _as_whole(cfg: Config) -> Config:
     """Return a config read as the whole model that its class is named after, where there is one."""
-    classes = cfg.values.get("architectures")
-    named = type_of_class(classes[0]) if isinstance(classes, (list, tuple)) and classes and isinstance(classes[0], str) else None
+    named = type_of_class(class_of(cfg))
     found = entry(named) if named else None
     return cfg.as_type(named) if named and found is not None and found.kind == "model" else cfg
 

@@ -76,7 +76,7 @@ class ImageInput:
         return (self.grid[0] // self.merge) * (self.grid[1] // self.merge)
 
     def patches_of(self, height: int, width: int) -> int:
-        """Return the positions that the tower works on for an image of `height` times `width`. [pixels]
+        """Return the positions that the tower works on for an image of `height` times `width` pixels.
 
         Examples
         --------
@@ -88,7 +88,7 @@ class ImageInput:
         return self.grid_patches
 
     def tokens_of(self, height: int, width: int) -> int:
-        """Return the tokens of the decoder for an image of `height` times `width`. [pixels]
+        """Return the tokens of the decoder for an image of `height` times `width` pixels.
 
         Examples
         --------
@@ -101,7 +101,7 @@ class ImageInput:
 
     @property
     def largest(self) -> Size:
-        """Height and width of an image that needs as much as any. [pixels]"""
+        """Height and width of an image that needs as much as any."""
         return self.image_size
 
     @property
@@ -213,9 +213,7 @@ class PaddedGrid(ImageInput):
             self.longest * edge / height,
             self.longest * edge / width,
         )
-        rows, columns = (
-            min(max(int(length * shrink), 1), self.longest * edge) for length in (height, width)
-        )
+        rows, columns = (min(max(int(length * shrink), 1), self.longest * edge) for length in (height, width))
         return ceil(rows / unit) * self.merge, ceil(columns / unit) * self.merge
 
     def patches_of(self, height: int, width: int) -> int:

@@ -34,11 +34,6 @@ from vrameter.model.families.vision_parts import (
 )
 from vrameter.model.image_input import AreaBounded
 
-AIM = {
-    "norms": ("rms_norm1", "rms_norm2"),
-    "norm_bias": False,
-}
-
 
 def projected(cfg: Config, class_name: str) -> Built | None:
     """Return a tower with its projection, for the classes that have one."""
@@ -89,7 +84,9 @@ def text_tower(
     )
 
 
-@tower("clip_vision_model", "metaclip_2_vision_model", "chinese_clip_vision_model", "altclip_vision_model", heads=projected)
+@tower(
+    "clip_vision_model", "metaclip_2_vision_model", "chinese_clip_vision_model", "altclip_vision_model", heads=projected
+)
 def clip_vision_model(cfg: Config, prefix: str) -> Component:
     """CLIP's vision tower, which MetaCLIP 2, Chinese CLIP and AltCLIP keep."""
     return clip_vision(cfg, prefix)
@@ -164,7 +161,8 @@ def aim_layer(cfg: Config) -> Layer:
     qkv = cfg.flag("qkv_bias", False)
     return encoder_layer(
         cfg,
-        **AIM,
+        norms=("rms_norm1", "rms_norm2"),
+        norm_bias=False,
         attention={"name": "attention", "bias": qkv},
         mlp={"name": "ffn", "gated": True, "up": "up_proj", "down": "down_proj", "bias": cfg.flag("mlp_bias", False)},
     )

@@ -126,9 +126,7 @@ def conformer_layer(
     return Layer((attending, feed), (*convolution, *own))
 
 
-def audio_tower(
-    cfg: Config, prefix: str, layer: Layer, count: int, tensors: Tensors, *, layers_name: str
-) -> Component:
+def audio_tower(cfg: Config, prefix: str, layer: Layer, count: int, tensors: Tensors, *, layers_name: str) -> Component:
     """Return an audio tower of equal layers."""
     return Component(
         kind="audio",
@@ -186,9 +184,7 @@ def gemma3n_audio(cfg: Config, prefix: str) -> Component:
         tensors += parts.norm(f"{name}.norm", channels)
         inputs, bins = channels, (bins + 2 - kernel[1]) // stride[1] + 1
     tensors += parts.linear("subsample_conv_projection.input_proj_linear", hidden, inputs * bins)
-    return audio_tower(
-        cfg, prefix, layer, cfg.layers("conf_num_hidden_layers"), tensors, layers_name="conformer"
-    )
+    return audio_tower(cfg, prefix, layer, cfg.layers("conf_num_hidden_layers"), tensors, layers_name="conformer")
 
 
 def whole(
@@ -249,14 +245,10 @@ def raw_bridge(cfg: Config, body: Component, prefix: str) -> Component:
         *parts.norm("patch_ln2", width, bias=True),
         *parts.parameter("pos_embedding", *places, role="embedding", slot="position"),
         *parts.norm("pos_norm", width, bias=True),
-        *parts.linear(
-            "multimodal_embedder.embedding_projection", body.hidden_size, outputs, role="projector"
-        ),
+        *parts.linear("multimodal_embedder.embedding_projection", body.hidden_size, outputs, role="projector"),
     )
     image = PatchBudget(patch_size=(down, right), merge=merge, budget=280 * merge**2)
-    return Component(
-        kind="vision", name="patches", hidden_size=width, tensors=tensors, prefix=prefix, image=image
-    )
+    return Component(kind="vision", name="patches", hidden_size=width, tensors=tensors, prefix=prefix, image=image)
 
 
 @model("gemma3n")

@@ -57,7 +57,7 @@ def merging_tower(cfg: Config, prefix: str, *, newer: bool = False) -> Component
 
 @tower("glm4v_vision", "glm4v_moe_vision")
 def glm4v_vision(cfg: Config, prefix: str) -> Component:
-    """The tower of GLM-4.1V and 4.5V [1]_."""
+    """GLM-4.1V's and 4.5V's tower [1]_."""
     return merging_tower(cfg, prefix)
 
 

@@ -120,9 +120,7 @@ def mllama(cfg: Config, class_name: str) -> Built:
 def llama4_vision(cfg: Config, prefix: str) -> Component:
     """Llama 4's tower: four patches to a token, and a perceptron behind them."""
     hidden = cfg.hidden_size
-    layer = encoder_layer(
-        cfg, norms=("input_layernorm", "post_attention_layernorm"), attention={"o": "o_proj"}
-    )
+    layer = encoder_layer(cfg, norms=("input_layernorm", "post_attention_layernorm"), attention={"o": "o_proj"})
     places = grid(cfg) + 1
     inner, outputs = cfg.integer("projector_input_dim"), cfg.integer("projector_output_dim", 4096)
     tensors = (

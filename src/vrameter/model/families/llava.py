@@ -124,9 +124,7 @@ def gemma3(cfg: Config, class_name: str) -> Built:
     """Gemma 3 [2]_: pooled to a fixed number of tokens, a norm, one matrix."""
 
     def projector(own: Config, vision: Component, body: Component) -> Tensors:
-        matrix = parts.parameter(
-            "mm_input_projection_weight", vision.hidden_size, body.hidden_size, role="projector"
-        )
+        matrix = parts.parameter("mm_input_projection_weight", vision.hidden_size, body.hidden_size, role="projector")
         return (*matrix, *parts.norm("mm_soft_emb_norm", vision.hidden_size))
 
     def pooled(own: Config, vision: Component) -> ImageInput:
@@ -183,9 +181,7 @@ def aya_vision(cfg: Config, class_name: str) -> Built:
             *gated_pair(own, inputs, body, own.integer("alignment_intermediate_size", body.hidden_size)),
         )
 
-    return vision_language(
-        cfg, class_name, projector=projector, imaging=tiled(factor, extra_tokens=2, mark_tokens=1)
-    )
+    return vision_language(cfg, class_name, projector=projector, imaging=tiled(factor, extra_tokens=2, mark_tokens=1))
 
 
 @model("mistral3")

@@ -163,9 +163,7 @@ def hunyuan_vl(cfg: Config, class_name: str) -> Built:
     text = text_config(cfg)
     base = "" if is_headless(class_name) else "model"
     body = hunyuan_vl_text(text, joined(base, "language_model"))
-    vision = hunyuan_vision(
-        nested_as(cfg, "vision_config"), joined(base, "vision_tower"), outputs=body.hidden_size
-    )
+    vision = hunyuan_vision(nested_as(cfg, "vision_config"), joined(base, "vision_tower"), outputs=body.hidden_size)
     if not base:
         return Built((body, vision))
     last = head_of(body, is_tied=tied(cfg, text, text_says=True))
@@ -220,21 +218,3 @@ def fuyu(cfg: Config, class_name: str) -> Built:
         return Built((body, seen))
     last = head_of(body, is_tied=tied(cfg, text))
     return Built((body, seen, *last.components), tied=last.tied)
-
-
-@model("muse_glimmer")
-def muse_glimmer(cfg: Config, class_name: str) -> Built:
-    """Muse Glimmer: four patches side by side, an adapter of two layers, one more to the decoder's width."""
-
-    def adapter(own: Config, prefix: str, body: Component) -> tuple[Component, ...]:
-        inner = own.integer("projector_hidden_size")
-        layers = (
-            *plain_mlp(
-                "vision_adapter", own.integer("out_hidden_size"), inner, inner, up="fc1", down="fc2", bias=False,
-                role="projector",
-            ),
-            *parts.linear("vision_projection", body.hidden_size, inner, role="projector"),
-        )  # fmt: skip
-        return (projector_of(body, layers, prefix),)
-
-    return vision_language(cfg, class_name, others=adapter)

@@ -25,7 +25,7 @@ from vrameter.model.families.vision_parts import encoder_layer, pair, patches, p
 from vrameter.model.image_input import AreaBounded
 
 # Bounds of an image's area by the processors' classes. [transformers 5.23 image_processing_qwen2_vl]
-AREA = {"min_pixels": 56 * 56, "max_pixels": 28 * 28 * 1280}
+MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280
 
 
 def merged_grid(cfg: Config, **bounds: int) -> AreaBounded:
@@ -35,7 +35,8 @@ def merged_grid(cfg: Config, **bounds: int) -> AreaBounded:
         patch_size=pair(cfg, "patch_size"),
         merge=cfg.integer("spatial_merge_size"),
         temporal_patch=frames,
-        **{**AREA, **bounds},
+        min_pixels=bounds.get("min_pixels", MIN_PIXELS),
+        max_pixels=bounds.get("max_pixels", MAX_PIXELS),
     )
 
 
@@ -131,20 +132,20 @@ def qwen3_5_vision(cfg: Config, prefix: str) -> Component:
 
 @decoder("qwen2_vl_text", "qwen2_5_vl_text")
 def qwen2_vl_text(cfg: Config, prefix: str) -> Component:
-    """The decoder of Qwen2-VL and Qwen2.5-VL: Qwen2."""
+    """Qwen2-VL's and Qwen2.5-VL's decoder: Qwen2."""
     return qwen2(cfg, prefix)
 
 
 @decoder("qwen3_vl_text")
 def qwen3_vl_text(cfg: Config, prefix: str) -> Component:
-    """The decoder of Qwen3-VL: Qwen3 without windows."""
+    """Qwen3-VL's decoder: Qwen3 without windows."""
     cfg = rounded_heads(cfg)
     return dense_decoder(cfg, prefix, qk_norm="head", mlp_bias=False, scopes=full_scopes(cfg))
 
 
 @decoder("qwen3_vl_moe_text")
 def qwen3_vl_moe_text(cfg: Config, prefix: str) -> Component:
-    """The decoder of Qwen3-VL-MoE: Qwen3-MoE."""
+    """Qwen3-VL-MoE's decoder: Qwen3-MoE."""
     return qwen3_moe(cfg.over(use_sliding_window=False), prefix)
 
 

@@ -11,6 +11,7 @@ References
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from vrameter.model import parts
 from vrameter.model.architecture import Component, Layer, Tensors, joined
@@ -27,7 +28,7 @@ from vrameter.model.image_input import ImageInput
 
 @tower("idefics2_vision", "idefics3_vision", "smolvlm_vision")
 def idefics_vision(cfg: Config, prefix: str) -> Component:
-    """The tower of Idefics2, Idefics3 and SmolVLM: SigLIP's without its pooling."""
+    """Idefics2's tower, and that of Idefics3 and SmolVLM: SigLIP's without its pooling."""
     hidden = cfg.hidden_size
     tensors = (
         *patches(cfg, "embeddings.patch_embedding", hidden),
@@ -168,7 +169,7 @@ def idefics(cfg: Config, class_name: str) -> Built:
 
 @tower("blip_vision_model", "blip_2_vision_model", "instructblip_vision_model", "instructblipvideo_vision_model")
 def blip_vision(cfg: Config, prefix: str) -> Component:
-    """The tower of BLIP and its relations: queries, keys and values in one matrix."""
+    """BLIP's tower and that of its relations: queries, keys and values in one matrix."""
     hidden = cfg.hidden_size
     bias = cfg.flag("qkv_bias", True)
     layer = encoder_layer(cfg, attention={"qkv": "qkv", "o": "projection", "bias": bias, "o_bias": True})
@@ -196,7 +197,7 @@ def instructblip_qformer(cfg: Config, prefix: str) -> Component:
 def qformer(cfg: Config, prefix: str, *, reads_text: bool, embeds: bool) -> Component:
     """Return a Q-Former [2]_: every `cross_attention_frequency`-th layer looks at the image."""
     hidden, source = cfg.hidden_size, cfg.integer("encoder_hidden_size")
-    names = {"q": "attention.query", "k": "attention.key", "v": "attention.value", "o": "output.dense"}
+    names: dict[str, Any] = {"q": "attention.query", "k": "attention.key", "v": "attention.value", "o": "output.dense"}
     every = cfg.integer("cross_attention_frequency", 2)
 
     def feed(name: str) -> tuple[Tensors, Tensors]:
@@ -215,9 +216,15 @@ def qformer(cfg: Config, prefix: str, *, reads_text: bool, embeds: bool) -> Comp
         if crosses:
             members.append(
                 parts.attention(
-                    hidden_size=hidden, num_heads=cfg.num_heads, name="crossattention", bias=True, kv_size=source,
-                    role="cross_attention", scope="encoder", **names,
-                )  # fmt: skip
+                    hidden_size=hidden,
+                    num_heads=cfg.num_heads,
+                    name="crossattention",
+                    bias=True,
+                    kv_size=source,
+                    role="cross_attention",
+                    scope="encoder",
+                    **names,
+                )
             )
             norms += parts.norm("crossattention.output.LayerNorm", hidden, bias=True)
         tensors, norm = feed("_query")
@@ -257,7 +264,9 @@ def blip_2(cfg: Config, class_name: str) -> Built:
     has_head = cfg.model_type == "blip-2" or not is_headless(class_name)
     found = entry(text.model_type)
     if found is None:
-        raise text.fail("model_type", "'%(value)s' is not a kind of network that can stand here.", value=text.model_type)
+        raise text.fail(
+            "model_type", "'%(value)s' is not a kind of network that can stand here.", value=text.model_type
+        )
     seen = read_part(nested_as(cfg, "vision_config"), "vision_model")
     reader = read_part(own.over(encoder_hidden_size=seen[0].hidden_size), "qformer")
     queries = cfg.integer("num_query_tokens", 32)

@@ -83,7 +83,14 @@ def encoder_layer(
 ) -> Layer:
     """Return one layer; `attention` and `mlp` hold the arguments of the parts that differ from CLIP's."""
     width = hidden or cfg.hidden_size
-    feed: dict[str, Any] = {"gated": False, "bias": True, "up": "fc1", "down": "fc2", "hidden_size": width, **(mlp or {})}
+    feed: dict[str, Any] = {
+        "gated": False,
+        "bias": True,
+        "up": "fc1",
+        "down": "fc2",
+        "hidden_size": width,
+        **(mlp or {}),
+    }
     if "intermediate_size" not in feed:
         feed["intermediate_size"] = cfg.integer("intermediate_size")
     feed_forward: FeedForward = parts.mlp(**feed)

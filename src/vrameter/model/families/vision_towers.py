@@ -13,8 +13,8 @@ from __future__ import annotations
 from vrameter.model import parts
 from vrameter.model.architecture import Component, Layer
 from vrameter.model.config import Config
-from vrameter.model.families.registry import stack, tower
 from vrameter.model.families.qwen_vl import merged_grid
+from vrameter.model.families.registry import stack, tower
 from vrameter.model.families.vision_parts import (
     encoder_layer,
     fixed_grid,
@@ -24,7 +24,7 @@ from vrameter.model.families.vision_parts import (
     patches,
     tower_of,
 )
-from vrameter.model.image_input import AreaBounded, EdgeBounded, PaddedGrid
+from vrameter.model.image_input import EdgeBounded, PaddedGrid
 
 
 @tower("pixtral")
@@ -111,9 +111,7 @@ def minimax_m3_vision(cfg: Config, prefix: str) -> Component:
         *parts.conv("embeddings.proj", hidden, cfg.integer("num_channels", 3), *kernel, bias=False),
         *parts.norm("pre_layrnorm", hidden, bias=True),
     )
-    return tower_of(
-        cfg, prefix, encoder_layer(cfg), tensors=tensors, layers_name="layers", image=merged_grid(cfg)
-    )
+    return tower_of(cfg, prefix, encoder_layer(cfg), tensors=tensors, layers_name="layers", image=merged_grid(cfg))
 
 
 @tower("ernie4_5_vl_moe_vision")
@@ -176,27 +174,6 @@ def hunyuan_vision(cfg: Config, prefix: str, *, outputs: int | None = None) -> C
     )
 
 
-@tower("muse_glimmer_vision")
-def muse_glimmer_vision(cfg: Config, prefix: str) -> Component:
-    """Muse Glimmer's tower: MoonViT's layers on patches of several frames laid out as vectors."""
-    hidden, frames = cfg.hidden_size, cfg.integer("patch_temporal", 2)
-    layer = encoder_layer(cfg, norms=("norm1", "norm2"), attention={"name": "attn", "o": "proj"})
-    places = cfg.integer("pos_emb_height") * cfg.integer("pos_emb_width")
-    tensors = (
-        *flat_patches(cfg, "patch_embedder.patch_embedding", hidden, bias=False, frames=frames),
-        *parts.embedding("patch_embedder.position_embedding_table", places, hidden, slot="position"),
-        *parts.norm("ln_pre", hidden, bias=True),
-        *parts.norm("ln_post", hidden, bias=True),
-    )
-    edge = pair(cfg, "patch_size")
-    merge = cfg.integer("merge_size", 2)
-    unit = edge[0] * merge
-    image = AreaBounded(
-        patch_size=edge, merge=merge, temporal_patch=frames, min_pixels=1, max_pixels=4096 * unit * unit
-    )
-    return tower_of(cfg, prefix, layer, tensors=tensors, layers_name="layers", image=image)
-
-
 @tower("step3p5_vision")
 def step3p7_vision(cfg: Config, prefix: str) -> Component:
     """Step-3.7's tower: InternViT's order without a class token, then two convolutions that quarter the grid."""
@@ -215,7 +192,7 @@ def step3p7_vision(cfg: Config, prefix: str) -> Component:
         *parts.conv("downsampler1", 2 * hidden, hidden, 3, 3, role="projector"),
         *parts.conv("downsampler2", 4 * hidden, 2 * hidden, 3, 3, role="projector"),
     )
-    count = cfg.layers("layers", None) or cfg.num_layers
+    count = cfg.layers("layers", cfg.num_layers)
     return tower_of(
         own, prefix, layer, tensors=tensors, layers_name="layers", count=count, image=fixed_grid(cfg, merge=4)
     )

@@ -71,7 +71,13 @@ def pooler(cfg: Config) -> Tensors:
 
 
 def vit_model(
-    cfg: Config, prefix: str, *, extra: Sequence[str] = (), has_class: bool = True, pools: bool = True, mask: bool = False
+    cfg: Config,
+    prefix: str,
+    *,
+    extra: Sequence[str] = (),
+    has_class: bool = True,
+    pools: bool = True,
+    mask: bool = False,
 ) -> Component:
     """Return ViT's tower; `extra` names learned vectors besides the class token."""
     hidden = cfg.hidden_size

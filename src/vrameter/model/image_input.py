@@ -15,6 +15,7 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, floor, sqrt
@@ -159,8 +160,10 @@ class AreaBounded(ImageInput):
     @property
     def largest(self) -> Size:
         unit = self.patch_size[0] * self.merge
-        edge = max(floor(sqrt(self.max_pixels) / unit), 1) * unit
-        return edge, max(floor(self.max_pixels / edge / unit), 1) * unit
+        tokens = max(self.max_pixels // unit**2, 1)
+        square = floor(sqrt(tokens))
+        rows = max(range(square, max(square // 4, 1) - 1, -1), key=lambda rows: rows * (tokens // rows))
+        return rows * unit, tokens // rows * unit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,8 +236,9 @@ class PaddedGrid(ImageInput):
 
     @property
     def largest(self) -> Size:
-        edge = floor(sqrt(self.budget)) * self.patch_size[0]
-        return edge, edge
+        edge = self.patch_size[0]  # a strip just short of one more row of patches, whose padding is the most
+        rows = max(self.budget // self.longest, 1)
+        return (rows + 1) * edge - 1, self.longest * edge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -381,7 +385,21 @@ class Canvases(ImageInput):
 
     @property
     def largest(self) -> Size:
-        return max(self.canvases, key=lambda canvas: (self.tokens_of(*canvas), canvas[0]))
+        return max(self._fitting, key=lambda size: (self.tokens_of(*size), size[0]))
+
+    @property
+    def max_patches(self) -> int:
+        return max(self.patches_of(*canvas) for canvas in self.canvases)
+
+    @property
+    def _fitting(self) -> Iterator[Size]:
+        """Images that lose a few rows or columns of tokens as padding on each canvas, none included."""
+        down, right = self.image_size[0] // self.grid[0] * self.merge, self.image_size[1] // self.grid[1] * self.merge
+        for height, width in self.canvases:
+            yield height, width
+            if self.token_budget:
+                yield from ((height - 2 * step * down, width) for step in range(1, height // down // 4))
+                yield from ((height, width - 2 * step * right) for step in range(1, width // right // 4))
 
 
 @lru_cache(maxsize=4096)

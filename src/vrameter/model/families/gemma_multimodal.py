@@ -201,7 +201,7 @@ def whole(
     for sense in ("vision", "audio"):
         if not cfg.has_nested(f"{sense}_config"):
             continue
-        own = nested_as(cfg, f"{sense}_config")
+        own = nested_as(cfg, f"{sense}_config", f"{cfg.model_type}_{sense}")
         seen = read_part(own, joined(base, f"{sense}_tower")) if own.model_type not in ENCODER_FREE else ()
         components += seen
         components += (bridge(own, seen[0] if seen else None, body, joined(base, f"embed_{sense}")),)

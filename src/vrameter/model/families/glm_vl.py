@@ -19,8 +19,9 @@ from vrameter.model.families.shared_experts import glm4_moe
 from vrameter.model.families.vision_parts import encoder_layer, grid, tower_of
 
 NORMS = ("input_layernorm", "post_attention_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm")
-# Bounds of an image's area by the processor's class. [transformers 5.23 image_processing_glm4v]
-AREA = {"min_pixels": 112 * 112, "max_pixels": 28 * 28 * 15000}
+# Bounds of an image's area by the processor's class, which counts an image as two frames. [transformers 5.23
+# image_processing_glm4v]
+AREA = {"min_pixels": 112 * 112 // 2, "max_pixels": 28 * 28 * 15000 // 2}
 
 
 def merging_tower(cfg: Config, prefix: str, *, newer: bool = False) -> Component:

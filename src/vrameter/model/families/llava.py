@@ -22,6 +22,10 @@ from vrameter.model.families.multimodal import Imaging, nested_as, two_layers, v
 from vrameter.model.families.registry import Built, model, read_part, within
 from vrameter.model.image_input import Canvases, ImageInput, Tiles
 
+# Canvases in tiles that the classes assume. [transformers 5.23, LlavaNextConfig and LlavaOnevisionConfig]
+ANY_FIVE = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+ANY_SIX = tuple((rows, columns) for rows in range(1, 7) for columns in range(1, 7))
+
 
 def num_feature_layers(cfg: Config) -> int:
     """Return the layers of the tower whose outputs the projector reads side by side."""
@@ -52,11 +56,15 @@ def one_grid(cfg: Config, vision: Component) -> ImageInput:
 def canvases(cfg: Config, vision: Component) -> ImageInput:
     """Return LLaVA-NeXT's rule: tiles on the best of a list of canvases, and an overview."""
     own = one_grid(cfg, vision)
-    listed = cfg.sequence("image_grid_pinpoints") or []
-    sizes = tuple((int(item[0]), int(item[1])) for item in listed if isinstance(item, (list, tuple)) and len(item) == 2)
-    if not sizes or type(own) is not ImageInput:
+    if type(own) is not ImageInput:
         return own
-    limit = cfg.get("vision_aspect_ratio")
+    listed = cfg.sequence("image_grid_pinpoints")
+    if listed is None:
+        edge = own.image_size[0]
+        shapes = ANY_SIX if cfg.model_type == "llava_onevision" else ANY_FIVE
+        listed = [(rows * edge, columns * edge) for rows, columns in shapes]
+    sizes = tuple((int(item[0]), int(item[1])) for item in listed if isinstance(item, (list, tuple)) and len(item) == 2)
+    limit = cfg.get("vision_aspect_ratio", "anyres_max_9" if cfg.model_type == "llava_onevision" else None)
     budget = int(limit.rpartition("_")[2]) if isinstance(limit, str) and limit.rpartition("_")[2].isdigit() else 0
     return Canvases(
         patch_size=own.patch_size, image_size=own.image_size, extra_patches=own.extra_patches,

@@ -35,6 +35,8 @@ PUBLISHED = [
     ("facebook/dinov2-base", 86_580_480),
     ("microsoft/kosmos-2.5", 1_374_646_272),
     ("meta-models/Muse-Glimmer-30B", 29_776_626_688),
+    ("microsoft/Phi-3-vision-128k-instruct", 4_146_621_440),
+    ("Qwen/Qwen3.5-9B", 9_409_813_744),
 ]
 
 # Classes of transformers 5.23 on the meta device, with the defaults of their configurations.
@@ -144,6 +146,25 @@ def test_older_files_hold_the_decoder_beside_the_tower() -> None:
 def test_classes_for_text_alone_have_no_tower() -> None:
     """Gemma3ForCausalLM of a multimodal config is the decoder with its head."""
     assert [part.kind for part in built("gemma3", "Gemma3ForCausalLM").components] == ["decoder"]
+
+
+def test_internvl_in_its_own_form() -> None:
+    """InternVL2.5-8B's published files: InternViT-300M, InternLM2.5-7B with 92,553 tokens, and the projector."""
+    vision = {
+        "model_type": "intern_vit_6b", "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16,
+        "num_hidden_layers": 24, "image_size": 448, "patch_size": 14, "norm_type": "layer_norm", "qkv_bias": True,
+        "qk_normalization": False,
+    }  # fmt: skip
+    text = {
+        "model_type": "internlm2", "architectures": ["InternLM2ForCausalLM"], "hidden_size": 4096, "bias": False,
+        "intermediate_size": 14336, "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
+        "vocab_size": 92553, "tie_word_embeddings": False,
+    }  # fmt: skip
+    model = built("internvl_chat", "InternVLChatModel", llm_config=text, vision_config=vision)
+    assert model.num_params == 8_075_365_376
+    seen = model.component("vision")
+    assert seen is not None
+    assert (seen.num_params, seen.image and seen.image.max_tokens) == (304_012_288, 13 * 256 + 2)
 
 
 def test_names_are_those_of_the_classes() -> None:

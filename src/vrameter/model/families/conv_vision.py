@@ -141,14 +141,24 @@ def swin(cfg: Config, prefix: str, *, classifies: bool = False) -> Component:
             table = f"{name}.attention.relative_position_bias.relative_position_bias_table"
             members.append(
                 parts.attention(
-                    hidden_size=width, num_heads=count, name=f"{name}.attention", bias=bias, o_bias=True,
-                    scope="encoder", extra=parts.parameter(table, reach, count),
+                    hidden_size=width,
+                    num_heads=count,
+                    name=f"{name}.attention",
+                    bias=bias,
+                    o_bias=True,
+                    scope="encoder",
+                    extra=parts.parameter(table, reach, count),
                 )
             )
             members.append(
                 parts.mlp(
-                    hidden_size=width, intermediate_size=int(ratio * width), gated=False, bias=True, name=f"{name}.mlp",
-                    up="fc1", down="fc2",
+                    hidden_size=width,
+                    intermediate_size=int(ratio * width),
+                    gated=False,
+                    bias=True,
+                    name=f"{name}.mlp",
+                    up="fc1",
+                    down="fc2",
                 )
             )
             tensors += parts.norm(f"{name}.layernorm_before", width, bias=True)

@@ -8,11 +8,12 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from vrameter.model import parts
 from vrameter.model.architecture import Attention, Component, Layer, Tensors, joined
+from vrameter.model.audio_input import AudioInput, Convolution
 from vrameter.model.config import Config
 from vrameter.model.families.gemma import SANDWICH
 from vrameter.model.families.multimodal import (
@@ -29,7 +30,7 @@ from vrameter.model.families.vision_parts import encoder_layer, flat_patches, pa
 from vrameter.model.image_input import PatchBudget
 
 CLIPS = ("input_min", "input_max", "output_min", "output_max")
-Conformer = dict[str, str]
+MEL_RATE, MEL_BINS = 100, 128  # columns a second, bins of a column [processors of both]
 
 
 def clipped(cfg: Config, tensors: Tensors) -> Tensors:
@@ -126,8 +127,20 @@ def conformer_layer(
     return Layer((attending, feed), (*convolution, *own))
 
 
-def audio_tower(cfg: Config, prefix: str, layer: Layer, count: int, tensors: Tensors, *, layers_name: str) -> Component:
-    """Return an audio tower of equal layers."""
+def audio_tower(
+    cfg: Config,
+    prefix: str,
+    layer: Layer,
+    count: int,
+    tensors: Tensors,
+    *,
+    layers_name: str,
+    channels: Sequence[int],
+    frames_per_token: int = 1,
+) -> Component:
+    """Return an audio tower of equal layers behind two convolutions that quarter the rate."""
+    halvings = tuple(Convolution(width, 3, 2, 1) for width in channels)
+    audio = AudioInput(MEL_RATE, MEL_BINS, halvings, frames_per_token=frames_per_token)
     return Component(
         kind="audio",
         name="audio tower",
@@ -136,6 +149,7 @@ def audio_tower(cfg: Config, prefix: str, layer: Layer, count: int, tensors: Ten
         tensors=tensors,
         prefix=prefix,
         layers_prefix=joined(prefix, layers_name),
+        audio=audio,
     )
 
 
@@ -157,7 +171,7 @@ def gemma4_audio(cfg: Config, prefix: str) -> Component:
         *parts.linear(f"{name}.input_proj_linear", hidden, first // 4 * second),
         *parts.linear("output_proj", outputs, hidden, bias=True, role="projector"),
     )
-    return audio_tower(cfg, prefix, layer, cfg.num_layers, tensors, layers_name="layers")
+    return audio_tower(cfg, prefix, layer, cfg.num_layers, tensors, layers_name="layers", channels=(first, second))
 
 
 @tower("gemma3n_audio")
@@ -184,7 +198,12 @@ def gemma3n_audio(cfg: Config, prefix: str) -> Component:
         tensors += parts.norm(f"{name}.norm", channels)
         inputs, bins = channels, (bins + 2 - kernel[1]) // stride[1] + 1
     tensors += parts.linear("subsample_conv_projection.input_proj_linear", hidden, inputs * bins)
-    return audio_tower(cfg, prefix, layer, cfg.layers("conf_num_hidden_layers"), tensors, layers_name="conformer")
+    channels = cfg.integers("sscp_conv_channel_size", [128, 32])
+    reduction = cfg.integer("conf_reduction_factor", 4)
+    return audio_tower(
+        cfg, prefix, layer, cfg.layers("conf_num_hidden_layers"), tensors, layers_name="conformer", channels=channels,
+        frames_per_token=reduction,
+    )  # fmt: skip
 
 
 def whole(

@@ -17,7 +17,7 @@ from typing import Literal
 from vrameter.model import parts
 from vrameter.model.architecture import Component, Tensors, joined
 from vrameter.model.config import Config
-from vrameter.model.families.registry import Built, Components, entry, read_part
+from vrameter.model.families.registry import Built, Components, entry, num_labels, read_part
 from vrameter.model.image_input import ImageInput
 
 Projector = Callable[[Config, Component, Component], Tensors]
@@ -136,6 +136,11 @@ def vision_language(
         components += tuple(others(cfg, base, decoder))
     if not has_head:
         return Built(components)
+    if class_name.endswith("ForSequenceClassification"):
+        matrix = parts.linear("score", num_labels(cfg), decoder.hidden_size, role="head")
+        return Built(
+            (*components, Component(kind="head", name="head", hidden_size=decoder.hidden_size, tensors=matrix))
+        )
     if is_tied is None:
         is_tied = tied(cfg, own_text, text_says=text_ties)
     last = head_of(decoder, is_tied=is_tied, name=head)

@@ -124,7 +124,7 @@ def qwen3_vl_vision(cfg: Config, prefix: str) -> Component:
     return stacked_tower(cfg, prefix, deep=True)
 
 
-@tower("qwen3_5_vision", "qwen3_5_moe_vision")
+@tower("qwen3_5_vision", "qwen3_5_moe_vision", "qwen4_exp_vision")
 def qwen3_5_vision(cfg: Config, prefix: str) -> Component:
     """Qwen3.5's tower: Qwen3-VL's with one merger."""
     return stacked_tower(cfg, prefix, deep=False)
@@ -155,7 +155,7 @@ def qwen2_vl(cfg: Config, class_name: str) -> Built:
     return vision_language(cfg, class_name, tower="visual", text_ties=True)
 
 
-@model("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "exaone4_5")
+@model("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp", "exaone4_5")
 def qwen3_vl(cfg: Config, class_name: str) -> Built:
     """Qwen3-VL, Qwen3.5 and EXAONE 4.5: the tower brings images to the decoder's width itself."""
     return vision_language(cfg, class_name, tower="visual")

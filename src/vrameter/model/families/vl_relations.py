@@ -4,6 +4,7 @@ References
 ----------
 .. [1] H. Laurençon et al., "Building and better understanding vision-language models", 2024, arXiv:2408.12637.
 .. [2] H. Lu et al., "DeepSeek-VL", 2024, arXiv:2403.05525 (two towers, one for large images).
+.. [4] D. Li et al., "Aria", 2024, arXiv:2410.05993; B. Zhang et al., "VideoLLaMA 3", 2025, arXiv:2501.13106.
 .. [3] S. Lu et al., "Ovis", 2024, arXiv:2405.20797 (a table of visual embeddings, read by probabilities).
 """
 
@@ -18,8 +19,9 @@ from vrameter.model.families.clip import aim_layer
 from vrameter.model.families.llava import mistral3, tiled
 from vrameter.model.families.multimodal import two_layers, vision_language
 from vrameter.model.families.registry import Built, model, read_part, tower
-from vrameter.model.families.vision_parts import fixed_grid, grid, patches, tower_of
+from vrameter.model.families.vision_parts import encoder_layer, fixed_grid, grid, pair, patches, tower_of
 from vrameter.model.families.vision_towers import sam_tower
+from vrameter.model.image_input import AreaBounded
 
 
 @model("idefics3", "smolvlm")
@@ -126,3 +128,64 @@ def ovis2(cfg: Config, class_name: str) -> Built:
 def lighton_ocr(cfg: Config, class_name: str) -> Built:
     """LightOnOCR: Mistral 3's tower and projector before Qwen3."""
     return mistral3(cfg, class_name, tower="vision_encoder", projector_name="vision_projection")
+
+
+@model("aria")
+def aria(cfg: Config, class_name: str) -> Built:
+    """Aria [4]_: learned queries that look at the image twice projected, and a perceptron."""
+
+    def projector(own: Config, vision: Component, body: Component) -> Tensors:
+        hidden, width, name = vision.hidden_size, body.hidden_size, "cross_attn"
+        counts = own.get("projector_patch_to_query_dict")
+        queries = max(counts.values()) if isinstance(counts, dict) and counts else 256
+        return (
+            *parts.parameter("query", queries, hidden, role="projector"),
+            *(
+                tensor
+                for which in "qkv"
+                for tensor in parts.linear(f"{name}.{which}_proj", hidden, hidden, role="projector")
+            ),
+            *parts.parameter(f"{name}.multihead_attn.in_proj_weight", 3 * hidden, hidden, role="projector"),
+            *parts.parameter(f"{name}.multihead_attn.in_proj_bias", 3 * hidden, role="projector"),
+            *parts.linear(f"{name}.multihead_attn.out_proj", hidden, hidden, bias=True, role="projector"),
+            *parts.linear(f"{name}.linear", hidden, hidden, bias=True, role="projector"),
+            *parts.norm(f"{name}.layer_norm", hidden, bias=True),
+            *parts.norm(f"{name}.layer_norm_kv", hidden, bias=True),
+            *parts.norm("layer_norm", hidden, bias=True),
+            *parts.linear("feed_forward.linear_in", width, hidden, role="projector"),
+            *parts.linear("feed_forward.linear_out", width, width, role="projector"),
+        )
+
+    return vision_language(cfg, class_name, projector=projector)
+
+
+@tower("video_llama_3_vision")
+def video_llama_3_vision(cfg: Config, prefix: str) -> Component:
+    """VideoLLaMA 3's tower: SigLIP's layers on a grid as large as the image, positions computed."""
+    hidden = cfg.hidden_size
+    tensors = (*patches(cfg, "embeddings.patch_embedding", hidden), *parts.norm("post_layernorm", hidden, bias=True))
+    image = AreaBounded(patch_size=pair(cfg, "patch_size"), min_pixels=56 * 56, max_pixels=28 * 28 * 1280)
+    return tower_of(cfg, prefix, encoder_layer(cfg), tensors=tensors, image=image)
+
+
+@model("video_llama_3")
+def video_llama_3(cfg: Config, class_name: str) -> Built:
+    """VideoLLaMA 3 [4]_: two layers on every patch; neighbouring ones are averaged as a video asks for."""
+
+    def projector(own: Config, vision: Component, body: Component) -> Tensors:
+        return two_layers(own, vision.hidden_size, body.hidden_size, first="readout.0", second="readout.2")
+
+    return vision_language(
+        cfg, class_name, tower="vision_model", projector=projector, projector_name="projector", text_ties=True
+    )
+
+
+@model("hyperclovax_vision_v2")
+def hyperclovax_vision(cfg: Config, class_name: str) -> Built:
+    """HyperCLOVA X Vision: Qwen2.5-VL's tower, one more layer."""
+
+    def projector(own: Config, vision: Component, body: Component) -> Tensors:
+        inputs = own.nested("vision_config").integer("out_hidden_size", vision.hidden_size)
+        return parts.linear("projector", body.hidden_size, inputs, bias=True, role="projector")
+
+    return vision_language(cfg, class_name, tower="vision_model", projector=projector, projector_name="")

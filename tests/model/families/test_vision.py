@@ -101,6 +101,17 @@ def test_gemma_3n_shares_caches_and_has_embeddings_per_layer() -> None:
     assert table.role == "embedding"
 
 
+def test_gemma_3n_stores_keys_that_no_layer_reads() -> None:
+    """Gemma-3n-E4B's files hold 7,849,978,192 elements: 15 layers' keys and values more than are loaded."""
+    model = built("gemma3n")
+    seen = model.component("vision")
+    assert seen is not None
+    assert seen.num_params == 294_126_912  # mobilenetv5_300m_enc of timm 1.0.31
+    assert (model.num_params, model.num_stored_params) == (7_818_517_072, 7_849_978_192)
+    assert seen.image is not None
+    assert seen.image.max_tokens == 256
+
+
 def test_gemma_4_has_wider_heads_where_it_sees_everything() -> None:
     """Every sixth layer: heads of 512, no window; the last always."""
     found = [(part.scope, part.window, part.head_dim) for part in attentions(built("gemma4_text", num_hidden_layers=8))]

@@ -16,6 +16,7 @@ from vrameter.model.architecture import Attention, Component, Layer, Tensors, jo
 from vrameter.model.audio_input import AudioInput, Convolution
 from vrameter.model.config import Config
 from vrameter.model.families.gemma import SANDWICH
+from vrameter.model.families.gemma_edge import sharing
 from vrameter.model.families.multimodal import (
     head_of,
     is_headless,
@@ -284,4 +285,19 @@ def gemma3n(cfg: Config, class_name: str) -> Built:
         )
         return projector_of(body, tensors, prefix)
 
-    return whole(cfg, class_name, bridge)
+    return replace(whole(cfg, class_name, bridge), stored_extra=unread_keys(text_config(cfg)))
+
+
+def unread_keys(cfg: Config) -> Tensors:
+    """Return the keys and values that Gemma 3n's files hold for layers that read those of others."""
+    width, dim, hidden = cfg.num_kv_heads * cfg.head_dim, cfg.head_dim, cfg.hidden_size
+    return tuple(
+        tensor._replace(name=f"language_model.layers.{index}.self_attn.{tensor.name}")
+        for index, shares in enumerate(sharing(cfg))
+        if shares
+        for tensor in (
+            *parts.linear("k_proj", width, hidden, role="attention", slot="k"),
+            *parts.linear("v_proj", width, hidden, role="attention", slot="v"),
+            *parts.norm("k_norm", dim),
+        )
+    )

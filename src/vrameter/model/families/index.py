@@ -139,6 +139,7 @@ MODULES: dict[str, str] = {
     "gemma3n": "gemma_multimodal",
     "gemma3n_audio": "gemma_multimodal",
     "gemma3n_text": "gemma_edge",
+    "gemma3n_vision": "mobilenet",
     "gemma4": "gemma_multimodal",
     "gemma4_audio": "gemma_multimodal",
     "gemma4_text": "gemma_edge",

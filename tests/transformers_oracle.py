@@ -13,12 +13,13 @@ import argparse
 import copy
 import json
 import logging
+import math
 import random
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "src"))
 
@@ -131,29 +132,77 @@ def built(config: Any, class_name: str) -> dict[str, tuple[tuple[int, ...], bool
     return tensors
 
 
-def compare(config: Any, class_name: str, values: dict[str, Any]) -> tuple[int, int, list[str]]:
-    """Return parameters by transformers, by the reader, and the names whose shapes differ (``+`` theirs, ``-`` ours)."""
-    theirs = built(config, class_name)
-    architecture = read_config({**values, "architectures": [class_name]})
+class Comparison(NamedTuple):
+    """One class under one configuration: what transformers builds, and what the reader says.
+
+    `lines` are the names whose shapes differ (``+`` theirs, ``-`` ours), `refused` the reader's message, and `failed` why
+    transformers does not build it.
+    """
+
+    model_type: str
+    class_name: str
+    label: str
+    theirs: int = 0
+    ours: int = 0
+    lines: tuple[str, ...] = ()
+    refused: str = ""
+    failed: str = ""
+
+    @property
+    def same(self) -> bool:
+        """Whether names, shapes and the count agree."""
+        return not (self.refused or self.failed or self.lines) and self.theirs == self.ours
+
+    def __str__(self) -> str:
+        title = f"{self.model_type:24} {self.class_name:44} {self.label}"
+        if self.failed:
+            return f"not built {title}: {self.failed}"
+        if self.refused:
+            return f"REFUSED   {title}: {self.refused}"
+        if self.same:
+            return f"same      {title}: {self.theirs:,}"
+        mark = "COUNT" if self.theirs != self.ours else "names"
+        return f"{mark:9} {title}: transformers {self.theirs:,} here {self.ours:,} ({self.ours - self.theirs:+,})"
+
+
+def compare(
+    theirs: Mapping[str, tuple[tuple[int, ...], bool]], values: dict[str, Any], comparison: Comparison
+) -> Comparison:
+    """Return a comparison filled in: the reader on `values` against what transformers built."""
+    try:
+        architecture = read_config({**values, "architectures": [comparison.class_name]})
+    except ConfigError as error:
+        return comparison._replace(refused=error.message)
     ours = {name: (tensor.shape, not tensor.buffer) for name, _, tensor in architecture.named_tensors()}
+    for (
+        name
+    ) in architecture.tied:  # of two names for one tensor, the class that comes first is the one that torch gives
+        if name in theirs and name not in ours:
+            other = next((own for own in ours if own not in theirs and ours[own] == theirs[name]), None)
+            if other is not None:
+                ours[name] = ours.pop(other)
     lines = [
-        f"+ {name} {theirs[name][0]}{'' if theirs[name][1] else ' buffer'}"
-        for name in theirs
-        if ours.get(name) != theirs[name]
+        f"{sign} {name} {shape}{'' if is_parameter else ' buffer'}"
+        for sign, left, right in (("+", theirs, ours), ("-", ours, theirs))
+        for name, (shape, is_parameter) in left.items()
+        if right.get(name) != (shape, is_parameter)
     ]
-    lines += [
-        f"- {name} {ours[name][0]}{'' if ours[name][1] else ' buffer'}"
-        for name in ours
-        if ours[name] != theirs.get(name)
-    ]
-    total = 0
-    for shape, is_parameter in theirs.values():
-        if is_parameter:
-            size = 1
-            for length in shape:
-                size *= length
-            total += size
-    return total, architecture.num_params, lines
+    total = sum(math.prod(shape) for shape, is_parameter in theirs.values() if is_parameter)
+    return comparison._replace(theirs=total, ours=architecture.num_params, lines=tuple(lines))
+
+
+def comparisons(model_type: str, count: int, seed: int = 0) -> Iterator[Comparison]:
+    """Yield every class of a type, by default and under `count` perturbations, each config whole and as saved."""
+    for label, config in variants(model_type, count, seed):
+        for class_name in classes_of(model_type):
+            plain = Comparison(model_type, class_name, label)
+            try:
+                theirs = built(config, class_name)
+            except Exception as error:  # transformers refuses the combination, or needs what the class does not assume
+                yield plain._replace(failed=f"{type(error).__name__}: {str(error)[:120]}")
+                continue
+            yield compare(theirs, json_of(config, difference=False), plain)
+            yield compare(theirs, json_of(config, difference=True), plain._replace(label=f"{label} saved"))
 
 
 def perturbed(values: Any, rng: random.Random) -> Any:
@@ -251,40 +300,16 @@ def main() -> int:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     types = given.types or [name for name in CONFIG_MAPPING if given.all or name in MODULES]
-    same = different = unreadable = 0
+    same = different = refused = 0
     for model_type in types:
-        for class_name in classes_of(model_type):
-            for label, config in variants(model_type, given.random, given.seed):
-                for difference in (False, True):
-                    values = json_of(config, difference=difference)
-                    title = f"{model_type:24} {class_name:44} {label}{' saved' if difference else ''}"
-                    try:
-                        total, ours, lines = compare(config, class_name, values)
-                    except ConfigError as error:
-                        if model_type in MODULES or not given.all:
-                            print(f"REFUSED {title}: {error.message}")
-                        unreadable += 1
-                        continue
-                    except Exception as error:
-                        if not given.quiet:
-                            print(f"not built {title}: {type(error).__name__}: {str(error)[:120]}")
-                        if not type(error).__module__.startswith("vrameter") and "vrameter" not in repr(
-                            error.__traceback__
-                        ):
-                            continue
-                        raise
-                    if total == ours and not lines:
-                        same += 1
-                        if not given.quiet:
-                            print(f"same      {title}: {total:,}")
-                    else:
-                        different += total != ours
-                        same += total == ours
-                        mark = "COUNT    " if total != ours else "names    "
-                        if total != ours or not given.quiet:
-                            print(f"{mark} {title}: transformers {total:,} here {ours:,} ({ours - total:+,})")
-                            print("\n".join(f"    {line}" for line in lines[: given.names]))
-    print(f"{same} same, {different} different, {unreadable} not read")
+        for found in comparisons(model_type, given.random, given.seed):
+            same += found.same
+            refused += bool(found.refused)
+            different += bool(found.lines) or found.theirs != found.ours
+            if not given.quiet or not (found.same or found.failed or (found.refused and given.all)):
+                print(found)
+                print("".join(f"    {line}\n" for line in found.lines[: given.names]), end="")
+    print(f"{same} same, {different} different, {refused} not read")
     return 1 if different else 0
 
 

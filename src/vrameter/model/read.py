@@ -83,7 +83,10 @@ def build(cfg: Config, found: Entry, class_name: str) -> Built:
     has_head = not class_name.endswith("Model") or class_name.endswith("LMHeadModel")
     if found.kind == "tower" and "For" not in class_name:  # such as HunYuanVLVisionTransformer
         has_head = class_name.endswith("LMHeadModel")
-    body = as_tuple(found.read(cfg, found.base if has_head else ""))
+    base = found.base if has_head else ""
+    if found.kind == "decoder" and class_name.endswith("ForQuestionAnswering"):
+        base = "transformer"  # of the one class that transformers shares among decoders for this task
+    body = as_tuple(found.read(cfg, base))
     if not has_head:
         return Built(body)
     return with_head(cfg, body, class_name)

@@ -63,7 +63,7 @@ def pegasus(cfg: Config, prefix: str) -> Component:
 
 @tower("m2m_100", heads=sequence_heads(_m2m, logits_bias=False), task="ForConditionalGeneration")
 def m2m_100(cfg: Config, prefix: str) -> Component:
-    """Encoder of M2M-100 [2]_ and of NLLB's dense models [3]_: positions are computed."""
+    """M2M-100's encoder [2]_, and that of NLLB's dense models [3]_: positions are computed."""
     return _alone(_m2m, cfg, prefix)
 
 
@@ -97,7 +97,7 @@ def marian(cfg: Config, prefix: str) -> Component:
 
 @tower("blenderbot-small", heads=sequence_heads(_small), task="ForConditionalGeneration")
 def blenderbot_small(cfg: Config, prefix: str) -> Component:
-    """The small BlenderBot's encoder: BART's with positions from the first row."""
+    """BlenderBot's small encoder: BART's with positions from the first row."""
     return _alone(_small, cfg, prefix)
 
 
@@ -213,7 +213,7 @@ def _nllb_moe(cfg: Config, prefix: str, *, decoder: bool, **given: Any) -> Compo
 
 @tower("nllb-moe", heads=sequence_heads(_nllb_moe, logits_bias=False), task="ForConditionalGeneration")
 def nllb_moe(cfg: Config, prefix: str) -> Component:
-    """The encoder of NLLB's mixture [3]_: in every fourth layer a token goes to two experts."""
+    """NLLB's encoder of the mixture [3]_: in every fourth layer a token goes to two experts."""
     return _alone(_nllb_moe, cfg, prefix)
 
 
@@ -237,8 +237,9 @@ def _fsmt_heads(cfg: Config, class_name: str) -> Built:
     style = Style(offset=reserved)
     source, target = cfg.integer("src_vocab_size"), cfg.integer("tgt_vocab_size")
     matrix = parts.lm_head(target, hidden, name="output_projection")
-    encoder = side(cfg.over(tgt_vocab_size=source), prefix, style, decoder=False, own_tokens=True)
     tied = cfg.flag("tie_word_embeddings")
+    own = cfg if tied else cfg.over(tgt_vocab_size=source)
+    encoder = side(own, prefix, style, decoder=False, own_tokens=True)
     decoder = side(cfg, prefix, style, decoder=True, own_tokens=not tied, tensors=() if tied else matrix)
     return Built((encoder, decoder), tied=(joined(prefix, "decoder.output_projection.weight"),) if tied else ())
 

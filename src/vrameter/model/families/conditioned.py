@@ -14,11 +14,20 @@ from vrameter.model.architecture import Component
 from vrameter.model.config import Config
 from vrameter.model.families.gpt import equal_heads, head_named
 from vrameter.model.families.llama import dense_decoder, full_scopes
-from vrameter.model.families.registry import Built, decoder
+from vrameter.model.families.registry import Built, decoder, num_labels
 from vrameter.model.read import with_head
 
 
-@decoder("ctrl", base="transformer", heads=head_named(bias=True))
+def _ctrl_heads(cfg: Config, class_name: str) -> Built | None:
+    """Return CTRL's heads: biased to write, under another name to classify."""
+    if not class_name.endswith("ForSequenceClassification"):
+        return head_named(bias=True)(cfg, class_name)
+    body = ctrl(cfg, "transformer")
+    tensors = parts.linear("classifier", num_labels(cfg), body.hidden_size, role="head")
+    return Built((body, Component(kind="head", name="head", hidden_size=body.hidden_size, tensors=tensors)))
+
+
+@decoder("ctrl", base="transformer", heads=_ctrl_heads)
 def ctrl(cfg: Config, prefix: str) -> Component:
     """CTRL: fixed positions, biases everywhere, also on the head."""
     cfg = equal_heads(cfg)

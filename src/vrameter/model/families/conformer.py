@@ -381,8 +381,8 @@ def granite_speech5_encoder(cfg: Config, prefix: str) -> Component:
     bias = cfg.flag("attention_bias")
     layer = conformer_layer(
         Names(expand="conv.pointwise_lin1", contract="conv.pointwise_lin2"), hidden_size=hidden, num_heads=heads, head_dim=dim,
-        intermediate_size=cfg.integer("intermediate_size"), num_kv_heads=cfg.num_kv_heads, kernel=cfg.integer("conv_kernel_size"),
-        bias=False, o_bias=bias, mlp_bias=bias, conv_bias=True, depthwise_bias=False, conv_linear=True,
+        intermediate_size=cfg.integer("intermediate_size"), kernel=cfg.integer("conv_kernel_size"),
+        bias=False, o_bias=True, mlp_bias=bias, conv_bias=True, depthwise_bias=False, conv_linear=True,
         conv_size=hidden * cfg.integer("conv_expansion_factor"), extra=(table,),
     )  # fmt: skip
     features = 4 * cfg.integer("num_mel_bins")

@@ -17,6 +17,7 @@ from vrameter.model.audio_input import AudioInput
 from vrameter.model.config import Config
 from vrameter.model.families.audio_language import plane_encoder
 from vrameter.model.families.encoder_decoder import Style, language_head, side
+from vrameter.model.families.encoder_heads import is_bare
 from vrameter.model.families.listeners import MEL_RATE, mel_convolutions, mel_front
 from vrameter.model.families.llama import dense_decoder, full_scopes, qwen2
 from vrameter.model.families.mixtral import qwen3_moe, qwen_sparse
@@ -132,13 +133,16 @@ def qwen3_omni_moe_vision_encoder(cfg: Config, prefix: str) -> Component:
     )
 
 
-def _thinker(cfg: Config, prefix: str) -> Built:
+def _thinker(cfg: Config, prefix: str, *, bare: bool = False) -> Built:
     text = cfg.nested("text_config")
-    body, *rest = read_part(text, joined(prefix, "model.language_model"))
+    base = prefix if bare else joined(prefix, "model")
+    body, *rest = read_part(text, joined(base, "language_model"))
     towers: Components = (
-        *read_part(cfg.nested("audio_config"), joined(prefix, "model.audio_tower")),
-        *read_part(cfg.nested("vision_config"), joined(prefix, "model.visual")),
+        *read_part(cfg.nested("audio_config"), joined(base, "audio_tower")),
+        *read_part(cfg.nested("vision_config"), joined(base, "visual")),
     )
+    if bare:
+        return Built((body, *rest, *towers))
     name = joined(prefix, "lm_head")
     head = language_head(text.over(tie_word_embeddings=cfg.flag("tie_word_embeddings")), body.hidden_size, name=name)
     return Built((body, *rest, *towers, *head.components), tied=head.tied)
@@ -147,7 +151,7 @@ def _thinker(cfg: Config, prefix: str) -> Built:
 @model("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker")
 def thinker(cfg: Config, class_name: str) -> Built:
     """Return the thinker alone: what reads, hears and sees."""
-    return _thinker(cfg, "")
+    return _thinker(cfg, "", bare=is_bare(class_name))
 
 
 def _extra(name: str, hidden: int, tensors: Tensors, prefix: str = "") -> Component:

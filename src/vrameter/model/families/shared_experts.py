@@ -16,6 +16,7 @@ from typing import Any
 from vrameter.model import parts
 from vrameter.model.architecture import Component, FeedForward
 from vrameter.model.config import Config
+from vrameter.model.families.llama import rounded_heads
 from vrameter.model.families.mixture import (
     balanced,
     biased_head,
@@ -51,6 +52,7 @@ def deepseek(cfg: Config, prefix: str) -> Component:
 @decoder("glm4_moe")
 def glm4_moe(cfg: Config, prefix: str) -> tuple[Component, ...]:
     """GLM-4.5: biases on queries, keys and values, optional norms on heads, layers for multi-token prediction."""
+    cfg = rounded_heads(cfg)
     body = moe_decoder(
         cfg,
         prefix,

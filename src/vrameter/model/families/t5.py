@@ -135,13 +135,22 @@ def _shared(cfg: Config) -> Tensors:
     return parts.embedding("shared", cfg.vocab_size, cfg.integer("d_model"))
 
 
-def t5_heads(side: Callable[[Config], Side], *, always_tied: bool = False) -> Callable[[Config, str], Built]:
-    """Return the function that builds the classes of the line: both sides or the encoder, and a head."""
+def t5_heads(
+    side: Callable[[Config], Side], *, always_tied: bool = False, copies: bool = False
+) -> Callable[[Config, str], Built]:
+    """Return the function that builds the classes of the line: both sides or the encoder, and a head.
+
+    With `copies`, an untied model has a table of tokens on each side besides the shared one.
+    """
 
     def heads(cfg: Config, class_name: str) -> Built:
         task, hidden = task_of(class_name), cfg.integer("d_model")
         prefix = ENTRIES[cfg.model_type].base if task in ("SequenceClassification", "TokenClassification") else ""
-        encoder = t5_side(cfg, prefix, side(cfg), decoder=False, shared=_shared(cfg))
+        tables = _shared(cfg)
+        if copies and not cfg.tied:
+            for name in ("encoder",) if class_name.endswith("EncoderModel") else ("encoder", "decoder"):
+                tables += parts.embedding(f"{name}.embed_tokens", cfg.vocab_size, hidden)
+        encoder = t5_side(cfg, prefix, side(cfg), decoder=False, shared=tables)
         if class_name.endswith("EncoderModel"):
             return Built((encoder,))
         tensors: Tensors = ()
@@ -196,7 +205,7 @@ def longt5(cfg: Config, prefix: str) -> Component:
 @tower(
     "switch_transformers",
     base="transformer",
-    heads=t5_heads(lambda cfg: Side(sparse=True)),
+    heads=t5_heads(lambda cfg: Side(sparse=True), copies=True),
     task="ForConditionalGeneration",
 )
 def switch_transformers(cfg: Config, prefix: str) -> Component:

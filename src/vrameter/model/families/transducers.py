@@ -126,7 +126,7 @@ def _cohere(cfg: Config, prefix: str, *, decoder: bool) -> Component:
 
 @tower("cohere_asr", heads=small_heads(_cohere, bias=True), task="ForConditionalGeneration")
 def cohere_asr(cfg: Config, prefix: str) -> Component:
-    """The encoder of Cohere's transcriber: Fast Conformer."""
+    """Cohere's encoder for transcribing: Fast Conformer."""
     return _heard(cfg, prefix)
 
 

@@ -1,0 +1,62 @@
+"""Every type that is read here against transformers itself, on the meta device: names, shapes and counts.
+
+Not run by default: ``pytest -m oracle tests/test_transformers.py`` needs torch and transformers. Each type is built by
+default and under seeded random perturbations of its sizes, in every class of transformers' tables, and its config is read
+whole and as transformers saves it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.transformers_oracle import Comparison, comparisons, quiet
+from vrameter.model.families.index import MODULES
+
+pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
+
+PERTURBATIONS = int(os.environ.get("ORACLE_PERTURBATIONS", "1"))
+
+# What differs and stays so, with the reason.
+EXCEPTIONS: dict[str, str] = {}
+# What cannot be compared: transformers' own class does not build from its config.
+NOT_BUILT: dict[str, str] = {}
+
+Tally = dict[str, list[Comparison]]
+
+
+@pytest.fixture(scope="module")
+def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
+    """Collect every comparison, and print the share of exact ones at the end."""
+    seen: Tally = {}
+    yield seen
+    compared = [found for each in seen.values() for found in each if not found.failed]
+    exact = sum(found.same for found in compared)
+    counted = sum(found.theirs == found.ours for found in compared if not found.refused)
+    types = [name for name, each in seen.items() if any(not found.failed for found in each)]
+    exact_types = sum(all(found.same or found.failed for found in seen[name]) for name in types)
+    writer = request.config.get_terminal_writer()
+    writer.line(
+        f"\n{exact:,} of {len(compared):,} comparisons exact ({exact / max(1, len(compared)):.2%}; counts alone "
+        f"{counted / max(1, len(compared)):.2%}); {exact_types} of {len(types)} model types exact in all of theirs"
+    )
+
+
+@pytest.mark.parametrize("model_type", sorted(MODULES))
+def test_as_transformers_builds_it(model_type: str, tally: Tally) -> None:
+    auto = pytest.importorskip("transformers.models.auto.configuration_auto")
+    if model_type not in auto.CONFIG_MAPPING:
+        pytest.skip("transformers has no such type")
+    quiet()
+    tally[model_type] = found = list(comparisons(model_type, PERTURBATIONS))
+    if not found:
+        pytest.skip("transformers builds it only as a part of others")
+    if model_type in EXCEPTIONS:
+        assert any(not each.same for each in found), "no exception any more: take it off the list"
+        return
+    if all(each.failed for each in found):
+        assert model_type in NOT_BUILT, found[0]
+    different = [each for each in found if not (each.same or each.failed)]
+    assert not different, "\n".join(str(line) for each in different[:3] for line in (each, *each.lines[:6]))

@@ -19,10 +19,30 @@ pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
 
 PERTURBATIONS = int(os.environ.get("ORACLE_PERTURBATIONS", "1"))
 
-# What differs and stays so, with the reason.
-EXCEPTIONS: dict[str, str] = {}
-# What cannot be compared: transformers' own class does not build from its config.
-NOT_BUILT: dict[str, str] = {}
+CLASSIFIES = "a class that classifies with a model that sees is read with the head that writes"
+INTEGERS = "copies of the weights as integers, which I-BERT keeps as buffers, are not read; parameters agree"
+
+# Classes that differ and stay so, with the reason.
+EXCEPTIONS: dict[str, str] = {
+    "Gemma3ForSequenceClassification": CLASSIFIES,
+    "Qwen3_5ForSequenceClassification": CLASSIFIES,
+    "IBertModel": INTEGERS,
+    "IBertForMaskedLM": INTEGERS,
+    "IBertForQuestionAnswering": INTEGERS,
+    "IBertForSequenceClassification": INTEGERS,
+    "XLNetForQuestionAnsweringSimple": "only XLNet's head that writes is read",
+    "XLNetForSequenceClassification": "only XLNet's head that writes is read",
+}
+# Types that transformers does not build from a config of its own making, with the reason.
+NOT_BUILT: dict[str, str] = {
+    "cohere_compass_text": "needs rotary parameters for each kind of layer",
+    "dbrx": "its attention's config lacks what the class reads",
+    "fast_vlm": "needs timm and an imaging library",
+    "gemma3n": "needs timm and an imaging library",
+    "hunyuan_vl": "its nested config lacks head_dim",
+    "qwen4_exp_text": "needs widths of its linear attention",
+    "voxtral_realtime_text": "no public class; compared inside voxtral_realtime",
+}
 
 Tally = dict[str, list[Comparison]]
 
@@ -53,10 +73,9 @@ def test_as_transformers_builds_it(model_type: str, tally: Tally) -> None:
     tally[model_type] = found = list(comparisons(model_type, PERTURBATIONS))
     if not found:
         pytest.skip("transformers builds it only as a part of others")
-    if model_type in EXCEPTIONS:
-        assert any(not each.same for each in found), "no exception any more: take it off the list"
-        return
+    kept = [each for each in found if each.class_name in EXCEPTIONS and not each.failed]
+    assert not kept or any(not each.same for each in kept), "no exception any more: take it off the list"
     if all(each.failed for each in found):
         assert model_type in NOT_BUILT, found[0]
-    different = [each for each in found if not (each.same or each.failed)]
+    different = [each for each in found if not (each.same or each.failed or each in kept)]
     assert not different, "\n".join(str(line) for each in different[:3] for line in (each, *each.lines[:6]))

@@ -49,6 +49,14 @@ MAPPINGS = (
 )
 # Fields that a class needs and does not assume.
 NEEDED: dict[str, dict[str, Any]] = {
+    "dots1": {"n_routed_experts": 16, "n_shared_experts": 1, "num_experts_per_tok": 8},
+    "esm": {"vocab_size": 33, "pad_token_id": 1},
+    "hunyuan_v1_dense": {"head_dim": 128},
+    "hunyuan_v1_moe": {"head_dim": 128},
+    "hunyuan_vl_text": {"head_dim": 128},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
+    "ministral": {"head_dim": 128},
+    "nemotron": {"num_key_value_heads": 48},
     "encoder-decoder": {
         "encoder": {"model_type": "bert", "num_hidden_layers": 2},
         "decoder": {

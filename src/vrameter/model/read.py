@@ -15,6 +15,11 @@ from vrameter.model.families.registry import Built, Entry, as_tuple, entry, num_
 from vrameter.model.likeness import class_of, likely_type, type_of_class
 
 MAX_TENSORS = 2_000_000
+# Decoders whose class that answers from a text keeps the body under ``transformer``. [transformers 5.23]
+QUESTION_ANSWERERS = frozenset({
+    "arcee", "diffllama", "exaone4", "llama", "ministral", "nemotron", "qwen2", "qwen3", "qwen3_moe", "qwen3_next", "seed_oss",
+    "smollm3",
+})  # fmt: skip
 DTYPES = {
     "float32": "fp32", "float": "fp32", "fp32": "fp32", "float16": "fp16", "half": "fp16", "fp16": "fp16",
     "bfloat16": "bf16", "bf16": "bf16", "float8_e4m3fn": "fp8", "float8_e5m2": "fp8", "float64": "fp64",
@@ -84,8 +89,8 @@ def build(cfg: Config, found: Entry, class_name: str) -> Built:
     if found.kind == "tower" and "For" not in class_name:  # such as HunYuanVLVisionTransformer
         has_head = class_name.endswith("LMHeadModel")
     base = found.base if has_head else ""
-    if found.kind == "decoder" and class_name.endswith("ForQuestionAnswering"):
-        base = "transformer"  # of the one class that transformers shares among decoders for this task
+    if cfg.model_type in QUESTION_ANSWERERS and class_name.endswith("ForQuestionAnswering"):
+        base = "transformer"
     body = as_tuple(found.read(cfg, base))
     if not has_head:
         return Built(body)

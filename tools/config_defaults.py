@@ -67,6 +67,15 @@ def fields_of(config_class: type) -> dict[str, Any]:
     return kept
 
 
+def unset(config_class: type) -> list[str]:
+    """Return the fields that a class leaves open and fills in from others: a nested config may have them set."""
+    return [
+        field.name
+        for field in dataclasses.fields(config_class)
+        if field.default is None and (field.name in KEEP or not IRRELEVANT.search(field.name))
+    ]
+
+
 def read(config: PreTrainedConfig, name: str) -> Any:
     """Return a field's value, or None where transformers refuses one value for all layers."""
     try:
@@ -94,6 +103,7 @@ def describe(config_class: type) -> dict[str, Any]:
                 for name, value in current.items()
                 if value is not None and plain(value) and value != own[name]
             }
+            changed |= {name: read(sub, name) for name in unset(type(sub)) if type(read(sub, name)) is int}
             subs[key] = {"model_type": sub.model_type, **changed}
         else:
             subs[key] = {}

@@ -10,16 +10,22 @@ from vrameter.units import ceil_div
 
 
 class Convolution(NamedTuple):
-    """One convolution over time: what it makes of a number of frames, and how wide its output is."""
+    """One convolution over time: what it makes of a number of frames, and how wide its output is.
+
+    `padding` frames are added at both ends together; `fills` says that the end is filled up to a whole stride besides.
+    """
 
     channels: int
     kernel: int
     stride: int = 1
     padding: int = 0
+    fills: bool = False
 
     def frames(self, length: int) -> int:
         """Return the frames that come out of `length` frames."""
-        return max(0, (length + 2 * self.padding - self.kernel) // self.stride + 1)
+        if self.fills:
+            return ceil_div(length, self.stride)
+        return max(0, (length + self.padding - self.kernel) // self.stride + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,9 @@ class AudioInput:
     max_frames
         Positions of the encoder, 0 where nothing bounds them. [frames]
     padded
-        Whether every recording is padded or cut to pieces of `max_frames`, as Whisper does.
+        Whether every recording is filled up to `max_frames`, as Whisper does.
+    pieces
+        Whether a longer recording goes on in further pieces of `max_frames`, all read at once; else piece by piece.
     frames_per_token
         Frames that become one token of a decoder.
     """
@@ -50,21 +58,24 @@ class AudioInput:
     stride: int = 1
     max_frames: int = 0
     padded: bool = False
+    pieces: bool = False
     frames_per_token: int = 1
 
     def frames(self, seconds: float) -> int:
         """Return the frames that the layers see.
 
-        >>> AudioInput(100, 80, (Convolution(384, 3, 1, 1), Convolution(384, 3, 2, 1)), max_frames=1500).frames(10)
+        >>> AudioInput(100, 80, (Convolution(384, 3, 1, 2), Convolution(384, 3, 2, 2)), max_frames=1500).frames(10)
         500
         """
         length = ceil(seconds * self.rate)
         for convolution in self.convolutions:
             length = convolution.frames(length)
         length = ceil_div(length, self.stride)
-        if self.padded and self.max_frames:
-            return ceil_div(max(length, 1), self.max_frames) * self.max_frames
-        return min(length, self.max_frames) if self.max_frames else length
+        if not self.max_frames:
+            return length
+        if self.pieces:
+            return ceil_div(max(length, 1), self.max_frames) * self.max_frames if self.padded else length
+        return self.max_frames if self.padded else min(length, self.max_frames)
 
     def tokens(self, seconds: float) -> int:
         """Return the tokens of a decoder that a recording takes."""

@@ -188,7 +188,7 @@ def plane_encoder(cfg: Config, prefix: str, *, tensors: Tensors = (), key_bias: 
     )
     style = Style(table=False, final_norm="ln_post", key_bias=key_bias)
     body = side(cfg, prefix, style, decoder=False, positions=0, stack_name="", tensors=own)
-    audio = AudioInput(MEL_RATE, cfg.integer("num_mel_bins"), (Convolution(channels, 3, 2, 1),) * 3)
+    audio = AudioInput(MEL_RATE, cfg.integer("num_mel_bins"), (Convolution(channels, 3, 2, 2),) * 3)
     return replace(body, kind="audio", audio=audio, vocab_size=0)
 
 

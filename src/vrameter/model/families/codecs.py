@@ -40,9 +40,10 @@ def _part(name: str, hidden: int, tensors: Tensors, prefix: str, audio: AudioInp
     return Component(kind="audio", name=name, hidden_size=hidden, tensors=tensors, prefix=prefix, audio=audio)
 
 
-def _strided(ratios: list[int], widths: list[int]) -> tuple[Convolution, ...]:
+def _strided(ratios: list[int], widths: list[int], *, fills: bool = False) -> tuple[Convolution, ...]:
     return tuple(
-        Convolution(width, 2 * ratio, ratio, (ratio + 1) // 2) for ratio, width in zip(ratios, widths, strict=True)
+        Convolution(width, 2 * ratio, ratio, 2 * ((ratio + 1) // 2), fills)
+        for ratio, width in zip(ratios, widths, strict=True)
     )
 
 
@@ -157,7 +158,7 @@ def encodec(cfg: Config, prefix: str) -> Components:
     audio = AudioInput(
         rate,
         cfg.integer("audio_channels"),
-        _strided(ratios[::-1], [filters * 2 ** (i + 1) for i in range(len(ratios))]),
+        _strided(ratios[::-1], [filters * 2 ** (i + 1) for i in range(len(ratios))], fills=True),
     )
     return (
         _part("encoder", hidden, residual_stack(cfg, ratios, make, decoder=False, memory=memory), joined(prefix, "encoder"), audio),
@@ -206,10 +207,12 @@ def mimi_encoder_part(cfg: Config, prefix: str) -> Component:
     """Return Mimi's encoder [2]_: convolutions, a transformer, a halving of the rate."""
     hidden, (ratios, stride) = cfg.hidden_size, _mimi_rates(cfg)
     tensors = parts.below("encoder_seanet", residual_stack(cfg, ratios, _mimi_convolution, decoder=False))
-    convolutions = _strided(ratios[::-1], [cfg.integer("num_filters") * 2 ** (i + 1) for i in range(len(ratios))])
+    convolutions = _strided(
+        ratios[::-1], [cfg.integer("num_filters") * 2 ** (i + 1) for i in range(len(ratios))], fills=True
+    )
     if stride > 1:
         tensors += parts.conv("downsample.conv", hidden, hidden, 2 * stride, bias=False)
-        convolutions += (Convolution(hidden, 2 * stride, stride, (stride + 1) // 2),)
+        convolutions += (Convolution(hidden, 2 * stride, stride, fills=True),)
     return Component(
         kind="audio", name="encoder", hidden_size=hidden, layers=(_mimi_layer(cfg),) * cfg.num_layers, tensors=tensors,
         prefix=prefix, layers_prefix=joined(prefix, "encoder_transformer.layers"),

@@ -249,7 +249,7 @@ def plane_convolutions(cfg: Config) -> tuple[Tensors, tuple[Convolution, ...]]:
         tensors += parts.conv(f"subsampling.layers.{3 * index + 3}", channels, channels, 1, 1)
     bins = cfg.integer("num_mel_bins") // stride**count
     tensors += parts.linear("subsampling.linear", cfg.hidden_size, channels * bins, bias=True, role="convolution")
-    return tensors, (Convolution(channels, kernel, stride, (kernel - 1) // 2),) * count
+    return tensors, (Convolution(channels, kernel, stride, 2 * ((kernel - 1) // 2)),) * count
 
 
 def _halvings(cfg: Config) -> int:
@@ -311,7 +311,7 @@ def nemotron_asr_streaming_encoder(cfg: Config, prefix: str) -> Component:
         tensors += parts.conv(f"subsampling.layers.{index}.depthwise_conv", channels, 1, kernel, kernel)
         tensors += parts.conv(f"subsampling.layers.{index}.pointwise_conv", channels, channels, 1, 1)
     tensors += parts.linear("subsampling.linear", cfg.hidden_size, channels * bins, bias=True, role="convolution")
-    convolutions = (Convolution(channels, kernel, stride, (kernel + stride - 1) // 2),) * count
+    convolutions = (Convolution(channels, kernel, stride, kernel + stride - 2),) * count
     return _spectral(cfg, prefix, _parakeet_layer(cfg, conv_norm="layer"), (tensors, convolutions))
 
 

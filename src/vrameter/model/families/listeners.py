@@ -31,17 +31,19 @@ WHISPER = Style(key_bias=False, final_norm="layer_norm")
 
 def mel_convolutions(channels: int) -> tuple[Convolution, ...]:
     """Return Whisper's two convolutions, which halve the number of columns."""
-    return (Convolution(channels, 3, 1, 1), Convolution(channels, 3, 2, 1))
+    return (Convolution(channels, 3, 1, 2), Convolution(channels, 3, 2, 2))
 
 
-def mel_input(
-    cfg: Config, hidden: int, *, max_frames: int, frames_per_token: int = 1, padded: bool = True
-) -> AudioInput:
+def mel_input(cfg: Config, hidden: int, *, max_frames: int, pieces: bool = True) -> AudioInput:
     """Return what Whisper's encoder hears: mel columns, halved, in pieces of thirty seconds."""
     return AudioInput(
-        MEL_RATE, cfg.integer("num_mel_bins"), mel_convolutions(hidden), max_frames=max_frames, padded=padded,
-        frames_per_token=frames_per_token,
-    )  # fmt: skip
+        MEL_RATE,
+        cfg.integer("num_mel_bins"),
+        mel_convolutions(hidden),
+        max_frames=max_frames,
+        padded=True,
+        pieces=pieces,
+    )
 
 
 def mel_front(cfg: Config, hidden: int, *, name: str = "") -> Tensors:
@@ -53,26 +55,11 @@ def mel_front(cfg: Config, hidden: int, *, name: str = "") -> Tensors:
     )
 
 
-def whisper_encoder(
-    cfg: Config, prefix: str, *, style: Style = WHISPER, audio_tower: bool = True, frames_per_token: int = 1,
-    name: str = "", tensors: Tensors = (), max_frames: int | None = None,
-) -> Component:  # fmt: skip
-    """Return Whisper's encoder, as it stands alone or before a language model.
-
-    Parameters
-    ----------
-    audio_tower
-        Whether it is a tower before a language model rather than half of an encoder-decoder.
-    frames_per_token
-        Frames that become one token of the language model.
-    tensors
-        Further tensors.
-    """
-    rows = cfg.integer("max_source_positions", max_frames)
-    body = side(
-        cfg, prefix, style, decoder=False, positions=rows, stack_name=name, tensors=(*mel_front(cfg, cfg.hidden_size), *tensors)
-    )  # fmt: skip
-    audio = mel_input(cfg, cfg.hidden_size, max_frames=rows, frames_per_token=frames_per_token)
+def whisper_encoder(cfg: Config, prefix: str, *, audio_tower: bool = True, name: str = "") -> Component:
+    """Return Whisper's encoder: half of an encoder-decoder, or a tower before a language model."""
+    rows, front = cfg.integer("max_source_positions"), mel_front(cfg, cfg.hidden_size)
+    body = side(cfg, prefix, WHISPER, decoder=False, positions=rows, stack_name=name, tensors=front)
+    audio = mel_input(cfg, cfg.hidden_size, max_frames=rows, pieces=audio_tower)
     return replace(body, kind="audio" if audio_tower else "encoder", audio=audio, vocab_size=0)
 
 
@@ -125,7 +112,7 @@ def _speech_to_text(cfg: Config, prefix: str, *, decoder: bool, **given: Any) ->
         inputs = features if index == 0 else middle // 2
         outputs = middle if index < count - 1 else 2 * hidden
         tensors += parts.conv(f"conv.conv_layers.{index}", outputs, inputs, kernel)
-        convolutions.append(Convolution(outputs // 2, kernel, 2, kernel // 2))
+        convolutions.append(Convolution(outputs // 2, kernel, 2, 2 * (kernel // 2)))
     rows = cfg.integer("max_source_positions")
     body = side(cfg, prefix, style, decoder=False, positions=rows, tensors=tensors)
     return replace(body, audio=AudioInput(MEL_RATE, features, tuple(convolutions), max_frames=rows))
@@ -286,7 +273,7 @@ def _moonshine_streaming(cfg: Config, prefix: str, *, decoder: bool, **_: Any) -
         tensors=tensors,
         prefix=joined(prefix, "encoder"),
         layers_prefix=joined(prefix, "encoder.layers"),
-        audio=AudioInput(rate, samples, (Convolution(2 * inner, 5, 2, 2), Convolution(inner, 5, 2, 2))),
+        audio=AudioInput(rate, samples, (Convolution(2 * inner, 5, 2, 4), Convolution(inner, 5, 2, 4))),
     )
 
 

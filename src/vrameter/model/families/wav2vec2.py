@@ -115,7 +115,7 @@ def length_adapter(cfg: Config) -> tuple[Tensors, tuple[Convolution, ...]]:
     count = cfg.layers("num_adapter_layers")
     for index in range(count):
         tensors += parts.conv(f"adapter.layers.{index}.conv", 2 * width, width, kernel)
-    return tensors, (Convolution(width, kernel, stride, 1),) * count
+    return tensors, (Convolution(width, kernel, stride, 2),) * count
 
 
 def speech_model(

@@ -11,10 +11,25 @@ from vrameter.model import parts
 from vrameter.model.architecture import Attention, Component, Layer, joined
 from vrameter.model.config import Config
 from vrameter.model.families.gpt import head_named
-from vrameter.model.families.registry import decoder
+from vrameter.model.families.registry import Built, decoder, num_labels
 
 
-@decoder("xlnet", base="transformer", heads=head_named(name="lm_loss", bias=True))
+def _heads(cfg: Config, class_name: str) -> Built | None:
+    """Return the heads of a language model, a span finder, and a classifier of a summary of the sequence."""
+    hidden, labels = cfg.hidden_size, num_labels(cfg)
+    if class_name.endswith("ForQuestionAnsweringSimple"):
+        tensors = parts.linear("qa_outputs", labels, hidden, bias=True, role="head")
+    elif class_name.endswith("ForSequenceClassification"):
+        summary = parts.linear("sequence_summary.summary", hidden, hidden, bias=True, role="head")
+        tensors = summary if cfg.flag("summary_use_proj", True) else ()
+        tensors += parts.linear("logits_proj", labels, hidden, bias=True, role="head")
+    else:
+        return head_named(name="lm_loss", bias=True)(cfg, class_name)
+    head = Component(kind="head", name="head", hidden_size=hidden, tensors=tensors)
+    return Built((xlnet(cfg, "transformer"), head))
+
+
+@decoder("xlnet", base="transformer", heads=_heads)
 def xlnet(cfg: Config, prefix: str) -> Component:
     """XLNet [1]_: attention with relative positions, whose matrices are stored inputs first and head by head."""
     hidden, heads = cfg.hidden_size, cfg.num_heads

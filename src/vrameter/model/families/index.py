@@ -28,6 +28,7 @@ MODULES: dict[str, str] = {
     "bamba": "mamba_hybrids",
     "bark": "sound_generation",
     "bart": "bart",
+    "beam": "windowed_mixture",
     "beit": "vit",
     "bert": "bert",
     "bert-generation": "bert",

@@ -14,6 +14,7 @@ from math import isqrt
 from vrameter.model import parts
 from vrameter.model.architecture import Component, FeedForward, Layer, Tensor, Tensors
 from vrameter.model.config import Config
+from vrameter.model.families.gemma import SANDWICH
 from vrameter.model.families.llama import dense_decoder, rounded_heads
 from vrameter.model.families.mixture import block, decoder_of, grouped_attention, mixture, moe_decoder, perceptron
 from vrameter.model.families.registry import LayerScope, decoder, layer_scopes, stack
@@ -35,6 +36,27 @@ def sparse_by_type(cfg: Config, name: str, default: list[bool]) -> list[bool]:
 def windows(cfg: Config) -> list[LayerScope]:
     """Return full attention for every layer unless `layer_types` says otherwise."""
     return layer_scopes(cfg, cfg.num_layers, pattern=lambda index: False)
+
+
+@decoder("beam")
+def beam(cfg: Config, prefix: str) -> Component:
+    """Beam: a gate with a bias per head on attention, norms before and after each part, dense layers first."""
+    count, heads, hidden = cfg.num_layers, cfg.num_heads, cfg.hidden_size
+    scopes = layer_scopes(cfg, count, pattern=lambda index: (index + 1) % 6 != 0 and index != count - 1)
+    gate = (
+        *parts.linear("self_attn.gate_proj", heads * cfg.head_dim, hidden, role="attention", slot="gate"),
+        *parts.parameter("self_attn.gate_bias", heads, role="attention", slot="gate"),
+    )
+    return moe_decoder(
+        cfg,
+        prefix,
+        sparse=sparse_by_type(cfg, "mlp_layer_types", [index >= 3 for index in range(count)]),
+        scopes=scopes,
+        experts=lambda: mixture(cfg, balance_bias="gate.e_score_correction_bias"),
+        norms=SANDWICH,
+        qk_norm="head",
+        extra=gate,
+    )
 
 
 @decoder("mellum")

@@ -15,7 +15,6 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, floor, sqrt
@@ -377,29 +376,43 @@ class Canvases(ImageInput):
             rows -= (rows - int(round(height * (columns / width), 7))) // 2 * 2
         else:
             columns -= (columns - int(round(width * (rows / height), 7))) // 2 * 2
+        return self._counted(rows, columns)
+
+    def _counted(self, rows: int, columns: int) -> int:
+        """Return the tokens of rows and columns of patches, shrunk to the budget, and of the overview."""
         if self.token_budget:
-            shrink = sqrt(rows * columns / (self.token_budget * own_rows**2))
+            shrink = sqrt(rows * columns / (self.token_budget * (self.grid[0] // self.merge) ** 2))
             if shrink > 1.1:
                 rows, columns = int(rows // shrink), int(columns // shrink)
         return rows * (columns + 1) + self.grid_tokens + self.extra_tokens
 
     @property
     def largest(self) -> Size:
-        return max(self._fitting, key=lambda size: (self.tokens_of(*size), size[0]))
+        down, right = self.image_size[0] // self.grid[0] * self.merge, self.image_size[1] // self.grid[1] * self.merge
+        rows, columns = _fullest(self)
+        return rows * down, columns * right
 
     @property
     def max_patches(self) -> int:
         return max(self.patches_of(*canvas) for canvas in self.canvases)
 
     @property
-    def _fitting(self) -> Iterator[Size]:
-        """Images that lose a few rows or columns of tokens as padding on each canvas, none included."""
-        down, right = self.image_size[0] // self.grid[0] * self.merge, self.image_size[1] // self.grid[1] * self.merge
-        for height, width in self.canvases:
-            yield height, width
-            if self.token_budget:
-                yield from ((height - 2 * step * down, width) for step in range(1, height // down // 4))
-                yield from ((height, width - 2 * step * right) for step in range(1, width // right // 4))
+    def max_tokens(self) -> int:
+        return self._counted(*_fullest(self))
+
+
+@lru_cache(maxsize=64)
+def _fullest(rule: Canvases) -> Size:
+    """Return the rows and columns of patches with the most tokens, whatever of a canvas is padding."""
+    own_rows, own_columns = rule.grid[0] // rule.merge, rule.grid[1] // rule.merge
+    sizes: list[Size] = []
+    for height, width in rule.canvases:
+        rows, columns = own_rows * (height // rule.image_size[0]), own_columns * (width // rule.image_size[1])
+        sizes += [(rows, columns)]
+        if rule.token_budget:
+            sizes += [(rows - 2 * step, columns) for step in range(1, rows // 2)]
+            sizes += [(rows, columns - 2 * step) for step in range(1, columns // 2)]
+    return max(sizes, key=lambda size: rule._counted(*size))
 
 
 @lru_cache(maxsize=4096)

@@ -27,7 +27,7 @@ from vrameter.model.families.multimodal import (
     tied,
 )
 from vrameter.model.families.registry import Built, Components, model, read_part, tower
-from vrameter.model.families.vision_parts import encoder_layer, flat_patches, pair, tower_of
+from vrameter.model.families.vision_parts import encoder_layer, flat_patches, listed_sizes, pair, tower_of
 from vrameter.model.image_input import PatchBudget
 
 CLIPS = ("input_min", "input_max", "output_min", "output_max")
@@ -157,7 +157,7 @@ def audio_tower(
 @tower("gemma4_audio")
 def gemma4_audio(cfg: Config, prefix: str) -> Component:
     """Gemma 4's audio tower [1]_."""
-    hidden, (first, second) = cfg.hidden_size, cfg.integers("subsampling_conv_channels", [128, 32])[:2]
+    hidden, (first, second) = cfg.hidden_size, listed_sizes(cfg, "subsampling_conv_channels", 2, [128, 32])[:2]
     layer = conformer_layer(
         cfg, cfg.num_heads, cfg.integer("conv_kernel_size"), feeds=("feed_forward1", "feed_forward2"),
         attention="self_attn", out="self_attn.post", positions="self_attn.relative_k_proj",
@@ -175,6 +175,15 @@ def gemma4_audio(cfg: Config, prefix: str) -> Component:
     return audio_tower(cfg, prefix, layer, cfg.num_layers, tensors, layers_name="layers", channels=(first, second))
 
 
+def pairs(cfg: Config, name: str, default: int) -> list[tuple[int, int]]:
+    """Return two pairs of sizes, over time and over bins."""
+    value = cfg.sequence(name, [[default, default]] * 2)
+    sizes = [tuple(item) for item in value if isinstance(item, (list, tuple)) and len(item) == 2]
+    if len(sizes) != 2 or not all(isinstance(size, int) and 0 < size < 1024 for item in sizes for size in item):
+        raise cfg.fail(name, "%(value)s is not a list of whole numbers.", value=value)
+    return [(first, second) for first, second in sizes]
+
+
 @tower("gemma3n_audio")
 def gemma3n_audio(cfg: Config, prefix: str) -> Component:
     """Gemma 3n's audio tower [1]_."""
@@ -187,22 +196,17 @@ def gemma3n_audio(cfg: Config, prefix: str) -> Component:
     )  # fmt: skip
     tensors: Tensors = ()
     inputs, bins = 1, cfg.integer("input_feat_size")
-    shapes = zip(
-        cfg.integers("sscp_conv_channel_size", [128, 32]),
-        cfg.sequence("sscp_conv_kernel_size", [[3, 3], [3, 3]]),
-        cfg.sequence("sscp_conv_stride_size", [[2, 2], [2, 2]]),
-        strict=False,
-    )
-    for index, (channels, kernel, stride) in enumerate(shapes):
+    widths = listed_sizes(cfg, "sscp_conv_channel_size", 2, [128, 32])[:2]
+    kernels, strides = pairs(cfg, "sscp_conv_kernel_size", 3), pairs(cfg, "sscp_conv_stride_size", 2)
+    for index, (width, kernel, stride) in enumerate(zip(widths, kernels, strides, strict=True)):
         name = f"subsample_conv_projection.conv_{index}"
-        tensors += parts.conv(f"{name}.conv", channels, inputs, *kernel, bias=False)
-        tensors += parts.norm(f"{name}.norm", channels)
-        inputs, bins = channels, (bins + 2 - kernel[1]) // stride[1] + 1
+        tensors += parts.conv(f"{name}.conv", width, inputs, *kernel, bias=False)
+        tensors += parts.norm(f"{name}.norm", width)
+        inputs, bins = width, max((bins + 2 - kernel[1]) // stride[1] + 1, 1)
     tensors += parts.linear("subsample_conv_projection.input_proj_linear", hidden, inputs * bins)
-    channels = cfg.integers("sscp_conv_channel_size", [128, 32])
     reduction = cfg.integer("conf_reduction_factor", 4)
     return audio_tower(
-        cfg, prefix, layer, cfg.layers("conf_num_hidden_layers"), tensors, layers_name="conformer", channels=channels,
+        cfg, prefix, layer, cfg.layers("conf_num_hidden_layers"), tensors, layers_name="conformer", channels=widths,
         frames_per_token=reduction,
     )  # fmt: skip
 

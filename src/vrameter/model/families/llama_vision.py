@@ -16,7 +16,7 @@ from vrameter.model.config import Config
 from vrameter.model.families.llama import dense_decoder, full_scopes, rounded_heads
 from vrameter.model.families.multimodal import head_of, is_headless, projector_of, vision_language
 from vrameter.model.families.registry import Built, decoder, model, tower
-from vrameter.model.families.vision_parts import encoder_layer, flat_patches, grid, pair, patches, tower_of
+from vrameter.model.families.vision_parts import encoder_layer, flat_patches, grid, inverse, pair, patches, tower_of
 from vrameter.model.image_input import ImageInput, Tiles
 
 SPARE_ROWS = 8  # rows of the token table for marks such as <|image|>, which no head predicts
@@ -134,7 +134,7 @@ def llama4_vision(cfg: Config, prefix: str) -> Component:
     )
     image: ImageInput = Tiles(
         patch_size=pair(cfg, "patch_size"), image_size=pair(cfg, "image_size"), extra_patches=1,
-        merge=round(1 / cfg.number("pixel_shuffle_ratio", 0.5)), max_tiles=16, fit="canvas", extra_tokens=3,
+        merge=inverse(cfg, "pixel_shuffle_ratio", 0.5), max_tiles=16, fit="canvas", extra_tokens=3,
         mark_tokens=1,
     )  # fmt: skip
     return tower_of(cfg, prefix, layer, tensors=tensors, layers_name="model.layers", image=image)

@@ -53,6 +53,13 @@ def one_grid(cfg: Config, vision: Component) -> ImageInput:
     return own.bounded(extra_tokens=own.extra_patches if keeps else 0) if type(own) is ImageInput else own
 
 
+def is_size(item: object) -> bool:
+    """Say whether an entry is a height and a width."""
+    return (
+        isinstance(item, (list, tuple)) and len(item) == 2 and all(isinstance(edge, int) and edge > 0 for edge in item)
+    )
+
+
 def canvases(cfg: Config, vision: Component) -> ImageInput:
     """Return LLaVA-NeXT's rule: tiles on the best of a list of canvases, and an overview."""
     own = one_grid(cfg, vision)
@@ -63,7 +70,9 @@ def canvases(cfg: Config, vision: Component) -> ImageInput:
         edge = own.image_size[0]
         shapes = ANY_SIX if cfg.model_type == "llava_onevision" else ANY_FIVE
         listed = [(rows * edge, columns * edge) for rows, columns in shapes]
-    sizes = tuple((int(item[0]), int(item[1])) for item in listed if isinstance(item, (list, tuple)) and len(item) == 2)
+    sizes = tuple((item[0], item[1]) for item in listed if is_size(item))
+    if not sizes:
+        return own
     limit = cfg.get("vision_aspect_ratio", "anyres_max_9" if cfg.model_type == "llava_onevision" else None)
     budget = int(limit.rpartition("_")[2]) if isinstance(limit, str) and limit.rpartition("_")[2].isdigit() else 0
     return Canvases(

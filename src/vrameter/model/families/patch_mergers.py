@@ -24,7 +24,7 @@ from vrameter.model.families.multimodal import (
     vision_language,
 )
 from vrameter.model.families.registry import Built, decoder, model, read_part
-from vrameter.model.families.vision_parts import pair, plain_mlp
+from vrameter.model.families.vision_parts import inverse, listed_sizes, pair, plain_mlp
 from vrameter.model.families.vision_towers import hunyuan_vision
 from vrameter.model.image_input import EdgeBounded, ImageInput
 
@@ -38,7 +38,7 @@ def normed_pair(cfg: Config, inputs: int, outputs: int, *, norm: str = "layer_no
 @model("internvl", "qianfan_ocr")
 def internvl(cfg: Config, class_name: str) -> Built:
     """InternVL 1.5 and later [1]_, and Qianfan-OCR."""
-    merge = int(1 / cfg.number("downsample_ratio", 0.5))
+    merge = inverse(cfg, "downsample_ratio", 0.5)
 
     def projector(own: Config, vision: Component, body: Component) -> Tensors:
         return normed_pair(own, vision.hidden_size * merge**2, body.hidden_size)
@@ -51,10 +51,11 @@ def kimi_k25(cfg: Config, class_name: str) -> Built:
     """Kimi K2.5: K2's decoder, MoonViT, a norm and two layers on four patches."""
 
     def projector(own: Config, vision: Component, body: Component) -> Tensors:
-        kernel = own.nested("vision_config").integers("merge_kernel_size", [2, 2], least=1)
-        width = own.integer("projection_hidden_size", vision.hidden_size) * kernel[0] * kernel[-1]
+        kernel = listed_sizes(own.nested("vision_config"), "merge_kernel_size", 1, [2, 2])
+        single = own.integer("projection_hidden_size", vision.hidden_size)
+        width = single * kernel[0] * kernel[-1]
         return (
-            *parts.norm("pre_norm", own.integer("projection_hidden_size", vision.hidden_size), bias=True),
+            *parts.norm("pre_norm", single, bias=True),
             *two_layers(own, width, body.hidden_size, inner=width, first="in_proj", second="out_proj"),
         )
 

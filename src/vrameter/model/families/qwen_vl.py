@@ -21,7 +21,7 @@ from vrameter.model.families.llama import dense_decoder, full_scopes, qwen2, rou
 from vrameter.model.families.mixtral import qwen3_moe
 from vrameter.model.families.multimodal import vision_language
 from vrameter.model.families.registry import Built, decoder, model, tower
-from vrameter.model.families.vision_parts import encoder_layer, pair, patches, plain_mlp, tower_of
+from vrameter.model.families.vision_parts import encoder_layer, first, pair, patches, plain_mlp, tower_of
 from vrameter.model.image_input import AreaBounded
 
 # Bounds of an image's area by the processors' classes. [transformers 5.23 image_processing_qwen2_vl]
@@ -30,7 +30,7 @@ MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280
 
 def merged_grid(cfg: Config, **bounds: int) -> AreaBounded:
     """Return the rule of a grid as large as the image."""
-    frames = cfg.integers("temporal_patch_size", [1], least=1)[0]
+    frames = first(cfg, "temporal_patch_size", 1)
     return AreaBounded(
         patch_size=pair(cfg, "patch_size"),
         merge=cfg.integer("spatial_merge_size"),
@@ -42,7 +42,7 @@ def merged_grid(cfg: Config, **bounds: int) -> AreaBounded:
 
 def frame_patches(cfg: Config, width: int, *, bias: bool) -> Tensors:
     """Return the convolution over patches of several frames."""
-    return patches(cfg, "patch_embed.proj", width, bias=bias, frames=cfg.integers("temporal_patch_size", least=1)[0])
+    return patches(cfg, "patch_embed.proj", width, bias=bias, frames=first(cfg, "temporal_patch_size"))
 
 
 def merger(cfg: Config, name: str, width: int, outputs: int, *, norm: str = "ln_q", norm_bias: bool = True) -> Tensors:

@@ -17,7 +17,7 @@ from vrameter.model.architecture import Component
 from vrameter.model.config import Config
 from vrameter.model.families.clip import clip_vision
 from vrameter.model.families.registry import Built, entry, model, tower, within
-from vrameter.model.families.vision_parts import encoder_layer, fixed_grid, grid, patches, tower_of
+from vrameter.model.families.vision_parts import encoder_layer, fixed_grid, grid, inverse, patches, tower_of
 from vrameter.model.image_input import Tiles
 
 # CLIP ViT-L/14 at 336 pixels, whose sizes Phi-3-Vision's config names and does not repeat. [config.json of
@@ -92,7 +92,7 @@ def internvl_chat(cfg: Config, class_name: str) -> Built:
         )
     classes = text.sequence("architectures") or ["ForCausalLM"]
     language = within("language_model", build(text, found, str(classes[0])))
-    merge = int(1 / cfg.number("downsample_ratio", 0.5))
+    merge = inverse(cfg, "downsample_ratio", 0.5)
     seen = intern_vit(vision, "vision_model")
     inputs, hidden = seen.hidden_size * merge**2, text.hidden_size
     bridge = (

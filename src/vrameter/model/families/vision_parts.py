@@ -28,6 +28,27 @@ def pair(cfg: Config, name: str, default: int | None = None) -> Size:
     return (value[0], value[0]) if len(value) == 1 else (value[-2], value[-1])
 
 
+def first(cfg: Config, name: str, default: int | None = None) -> int:
+    """Return a field that is one number, or the first of several."""
+    return listed_sizes(cfg, name, 1, None if default is None else [default])[0]
+
+
+def listed_sizes(cfg: Config, name: str, least: int, default: Sequence[int] | None = None) -> list[int]:
+    """Return a list of positive numbers with at least so many entries."""
+    found: list[int] = cfg.integers(name, default, least=1) if default is not None else cfg.integers(name, least=1)
+    if len(found) < least:
+        raise cfg.fail(name, "%(value)s is not a list of whole numbers.", value=found)
+    return found
+
+
+def inverse(cfg: Config, name: str, default: float) -> int:
+    """Return by how much an edge shrinks, where a config states the ratio."""
+    ratio = cfg.number(name, default)
+    if not 0 < ratio <= 1:
+        raise cfg.fail(name, "%(value)s is not a number.", value=ratio)
+    return int(1 / ratio)
+
+
 def grid(cfg: Config, image: str = "image_size", patch: str = "patch_size") -> int:
     """Return the patches of the image size that a config states."""
     (height, width), (down, right) = pair(cfg, image), pair(cfg, patch)
@@ -36,7 +57,10 @@ def grid(cfg: Config, image: str = "image_size", patch: str = "patch_size") -> i
 
 def fixed_grid(cfg: Config, **traits: Any) -> ImageInput:
     """Return the rule of a tower that scales every image to its own size."""
-    return ImageInput(patch_size=pair(cfg, "patch_size"), image_size=pair(cfg, "image_size"), **traits)
+    made = ImageInput(patch_size=pair(cfg, "patch_size"), image_size=pair(cfg, "image_size"), **traits)
+    if not all(made.grid):
+        raise cfg.fail("image_size", "%(value)s is smaller than a patch.", value=list(made.image_size))
+    return made
 
 
 def channels(cfg: Config) -> int:
@@ -155,6 +179,6 @@ def plain_mlp(
 
 
 __all__ = [
-    "attention_pooling", "channels", "encoder_attention", "encoder_layer", "fixed_grid", "flat_patches", "grid", "pair",
-    "patches", "plain_mlp", "tower_of",
+    "attention_pooling", "channels", "encoder_attention", "encoder_layer", "first", "fixed_grid", "flat_patches", "grid",
+    "inverse", "listed_sizes", "pair", "patches", "plain_mlp", "tower_of",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from vrameter.model.families.qwen_vl import merged_grid
 from vrameter.model.families.registry import stack, tower
 from vrameter.model.families.vision_parts import (
     encoder_layer,
+    first,
     fixed_grid,
     flat_patches,
     grid,
@@ -97,7 +98,7 @@ def kimi_k25_vision(cfg: Config, prefix: str) -> Component:
         *parts.parameter("patch_embed.pos_emb.position_embeddings", *places, role="embedding", slot="position"),
         *parts.norm("final_layernorm", hidden, bias=True),
     )
-    merge = cfg.integers("merge_kernel_size", [2, 2], least=1)[0]
+    merge = first(cfg, "merge_kernel_size", 2)
     image = PaddedGrid(patch_size=pair(cfg, "patch_size"), merge=merge, budget=16384, longest=512)
     return tower_of(cfg, prefix, layer, tensors=tensors, layers_name="layers", image=image)
 
@@ -106,7 +107,7 @@ def kimi_k25_vision(cfg: Config, prefix: str) -> Component:
 def minimax_m3_vision(cfg: Config, prefix: str) -> Component:
     """MiniMax-M3's tower: CLIP's layers on patches of several frames, rotary positions."""
     hidden = cfg.hidden_size
-    kernel = (cfg.integers("temporal_patch_size", [2], least=1)[0], *pair(cfg, "patch_size"))
+    kernel = (first(cfg, "temporal_patch_size", 2), *pair(cfg, "patch_size"))
     tensors = (
         *parts.conv("embeddings.proj", hidden, cfg.integer("num_channels", 3), *kernel, bias=False),
         *parts.norm("pre_layrnorm", hidden, bias=True),

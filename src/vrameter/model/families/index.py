@@ -365,6 +365,7 @@ MODULES: dict[str, str] = {
     "plbart": "bart",
     "pop2piano": "t5",
     "pp_chart2table": "patch_mergers",
+    "pp_chart2table_vision": "vision_towers",
     "prophetnet": "prophetnet",
     "qianfan_ocr": "patch_mergers",
     "qianfan_ocr_vision": "vision_towers",

@@ -199,7 +199,7 @@ def step3p7_vision(cfg: Config, prefix: str) -> Component:
     )
 
 
-@tower("got_ocr2_vision")
+@tower("got_ocr2_vision", "pp_chart2table_vision")
 def got_ocr2_vision(cfg: Config, prefix: str) -> Component:
     """GOT-OCR 2's tower: SAM's, layers with windows and learned relative positions, and a convolutional neck."""
     return sam_tower(cfg, prefix, global_layers=cfg.integers("global_attn_indexes", [2, 5, 8, 11]))

@@ -48,14 +48,14 @@ def audio_language(
     prefix = "" if bare else "model"
     heard, text = cfg.nested(audio), cfg.nested("text_config")
     body, *rest = read_part(text, joined(prefix, "language_model"))
-    (listening,) = read_part(heard, joined(prefix, tower_name))
+    listening, *others = read_part(heard, joined(prefix, tower_name))
     if listening.audio is not None:
         listening = replace(listening, kind="audio", audio=replace(listening.audio, frames_per_token=frames_per_token))
     between = Component(
         kind="projector", name="projector", hidden_size=body.hidden_size, tensors=projector(cfg, heard, text),
         prefix=joined(prefix, projector_name),
     )  # fmt: skip
-    components = (body, *rest, listening, between)
+    components = (body, *rest, listening, *others, between)
     if bare:
         return Built(components)
     if task == "TokenClassification":

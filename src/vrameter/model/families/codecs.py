@@ -21,6 +21,7 @@ from vrameter.model import parts
 from vrameter.model.architecture import Component, Layer, Tensors, joined
 from vrameter.model.audio_input import AudioInput, Convolution
 from vrameter.model.config import Config
+from vrameter.model.families.lists import filled, length, numbers
 from vrameter.model.families.registry import Components, read_part, tower
 from vrameter.model.families.transducers import lstm
 from vrameter.model.families.wav2vec2 import weight_normed
@@ -125,8 +126,8 @@ def codebook(name: str, entries: int, width: int) -> Tensors:
 
 def num_codebooks(cfg: Config, hop: int, rate: int) -> int:
     """Return how many codebooks the widest bandwidth takes: bits a second over bits a frame."""
-    widest = cfg.sequence("target_bandwidths")[-1]
-    bits = (cfg.integer("codebook_size") - 1).bit_length()
+    widest = numbers(cfg, "target_bandwidths")[-1]
+    bits = (cfg.integer("codebook_size", least=2) - 1).bit_length()
     return int(1000 * widest // (ceil(rate / hop) * bits))
 
 
@@ -360,13 +361,17 @@ def xcodec(cfg: Config, prefix: str) -> Components:
     meaning = heard.hidden_size
     hidden = acoustic + meaning
     kernel, unit = cfg.integer("kernel_size"), cfg.integer("unit_kernel_size")
-    ratios, strides = cfg.sequence("channel_ratios"), cfg.integers("strides", least=1)
+    ratios, strides = numbers(cfg, "channel_ratios"), filled(cfg, "strides")
+    if len(ratios) != len(strides):
+        raise cfg.fail(
+            "strides", "has %(length)s entries for %(count)s layers.", length=len(strides), count=len(ratios)
+        )
     widths = [int(meaning * ratio) for ratio in ratios]
 
     def units(name: str, width: int) -> Tensors:
         return tuple(
             tensor
-            for index in range(len(cfg.sequence("block_dilations")))
+            for index in range(length(cfg, "block_dilations"))
             for tensor in (
                 *parts.conv(f"{name}.res_units.{index}.conv1", width, width, unit, bias=False),
                 *parts.conv(f"{name}.res_units.{index}.conv2", width, width, 1, bias=False),
@@ -407,7 +412,7 @@ def xcodec2(cfg: Config, prefix: str) -> Components:
     heard, hidden = cfg.nested("semantic_model_config"), cfg.hidden_size
     first, ratios = cfg.integer("encoder_hidden_size"), cfg.integers("downsampling_ratios", least=1)
     meaning, wide = heard.hidden_size, cfg.integer("quantization_dim")
-    levels = len(cfg.sequence("quantization_levels"))
+    levels = length(cfg, "quantization_levels")
     audio = AudioInput(
         cfg.integer("sampling_rate", 16_000), 1, _strided(ratios, [first * 2 ** (i + 1) for i in range(len(ratios))])
     )

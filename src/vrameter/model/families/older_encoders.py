@@ -222,7 +222,7 @@ def reformer(cfg: Config, prefix: str) -> Component:
         out = parts.linear("attention.output.dense", hidden, heads * dim, role="attention", slot="o")
         return Layer((Attention((*tensors, *out), heads, heads, dim, dim, scope=scope), feed), norms)
 
-    kinds = cfg.sequence("attn_layers")
+    kinds = cfg.sequence("attn_layers", ())
     kinds = kinds[: cfg.layers("num_hidden_layers", len(kinds))]
     for kind in kinds:
         if kind not in ("local", "lsh"):

@@ -23,7 +23,7 @@ from vrameter.model.families.llama import dense_decoder, full_scopes, qwen2
 from vrameter.model.families.mixtral import qwen3_moe, qwen_sparse
 from vrameter.model.families.mixture import mixture, moe_decoder
 from vrameter.model.families.registry import Built, Components, decoder, model, read_part, tower
-from vrameter.model.families.vocoders import transposed
+from vrameter.model.families.vocoders import mixed_kernels, transposed
 
 
 @decoder("qwen2_5_omni_text")
@@ -233,13 +233,12 @@ def big_vgan(cfg: Config) -> Tensors:
     """Return BigVGAN [2]_: HiFi-GAN with periodic activations."""
     width = cfg.integer("upsample_initial_channel")
     tensors = parts.conv("conv_pre", width, cfg.integer("mel_dim"), 7)
-    block = 0
+    block, reaches = 0, mixed_kernels(cfg)
     for stage, kernel in enumerate(cfg.integers("upsample_kernel_sizes", least=1)):
         tensors += transposed(f"ups.{stage}.0", width, width // 2, kernel)
         width //= 2
-        reaches, steps = cfg.integers("resblock_kernel_sizes", least=1), cfg.sequence("resblock_dilation_sizes")
-        for reach, dilations in zip(reaches, steps, strict=True):
-            for index in range(len(dilations)):
+        for reach, steps in reaches:
+            for index in range(steps):
                 tensors += parts.conv(f"resblocks.{block}.convs1.{index}", width, width, reach)
                 tensors += parts.conv(f"resblocks.{block}.convs2.{index}", width, width, reach)
                 for half in (2 * index, 2 * index + 1):

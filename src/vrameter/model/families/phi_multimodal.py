@@ -92,7 +92,7 @@ def phi4_multimodal(cfg: Config, class_name: str) -> Built:
     sight, sound = joined(base, "embed_tokens_extend.image_embed"), joined(base, "embed_tokens_extend.audio_embed")
     seen, heard = cfg.nested("vision_config"), cfg.nested("audio_config")
     (vision,) = read_part(seen.as_type("siglip_vision_model"), joined(sight, "img_processor"))
-    (audio,) = read_part(heard, joined(sound, "encoder"))
+    audio, *further = read_part(heard, joined(sound, "encoder"))
     width, inputs = seen.hidden_size, heard.hidden_size * heard.integer("downsample_rate")
     if audio.audio is not None:
         audio = replace(audio, audio=replace(audio.audio, frames_per_token=heard.integer("downsample_rate")))
@@ -106,7 +106,7 @@ def phi4_multimodal(cfg: Config, class_name: str) -> Built:
     for kind in ("speech", "vision_speech"):
         sounds += parts.linear(f"up_proj_for_{kind}", hidden, inputs, bias=True, role="projector")
         sounds += parts.linear(f"down_proj_for_{kind}", hidden, hidden, bias=True, role="projector")
-    components = (body, vision, audio, _projector(sight, hidden, images), _projector(sound, hidden, sounds))
+    components = (body, vision, audio, *further, _projector(sight, hidden, images), _projector(sound, hidden, sounds))
     if not base:
         return Built(components)
     head = language_head(cfg.over(tie_word_embeddings=cfg.flag("tie_word_embeddings", False)), hidden)

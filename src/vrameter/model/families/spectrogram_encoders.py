@@ -15,6 +15,7 @@ from vrameter.model.config import Config
 from vrameter.model.families.bert import bert_model, even_heads
 from vrameter.model.families.encoder_heads import linear, task_of
 from vrameter.model.families.listeners import MEL_RATE
+from vrameter.model.families.lists import filled, several
 from vrameter.model.families.registry import ENTRIES, Built, Components, model, num_labels, tower
 
 
@@ -88,7 +89,7 @@ def _fusion(name: str, width: int, inner: int) -> Tensors:
 
 
 def _pair(cfg: Config, name: str) -> tuple[int, int]:
-    value = cfg.integers(name, least=1)
+    value = filled(cfg, name)
     return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
 
 
@@ -116,8 +117,8 @@ def _window_layer(width: int, heads: int, window: int, ratio: float, bias: bool)
 def clap_audio_model(cfg: Config, prefix: str) -> Components:
     """CLAP's audio side [2]_: a Swin transformer over the spectrogram; each stage halves both axes and doubles the width."""
     body = joined(prefix, "audio_encoder")
-    first, depths = cfg.integer("patch_embeds_hidden_size"), cfg.integers("depths", least=1)
-    heads, window = cfg.integers("num_attention_heads", least=1), cfg.integer("window_size")
+    first, window = cfg.integer("patch_embeds_hidden_size"), cfg.integer("window_size")
+    depths, heads = several(cfg, "depths", "num_attention_heads")
     fused = cfg.flag("enable_fusion")
     patch, stride = _pair(cfg, "patch_size"), _pair(cfg, "patch_stride")
     channels = cfg.integer("patch_embed_input_channels")

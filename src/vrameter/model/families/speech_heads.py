@@ -8,6 +8,7 @@ from vrameter.model import parts
 from vrameter.model.architecture import Component, Tensors
 from vrameter.model.config import Config
 from vrameter.model.families.encoder_heads import Heads, linear, task_of
+from vrameter.model.families.lists import filled, several
 from vrameter.model.families.registry import ENTRIES, Built, num_labels
 
 XVECTOR_SIZE = 512  # of every configuration class with this head
@@ -29,14 +30,14 @@ def contrastive(cfg: Config) -> Tensors:
     """Return wav2vec 2.0's pre-training head."""
     width = cfg.integer("proj_codevector_dim")
     return (
-        *quantizer(cfg, cfg.integers("conv_dim")[-1]),
+        *quantizer(cfg, filled(cfg, "conv_dim")[-1]),
         *linear("project_hid", width, cfg.hidden_size),
         *linear("project_q", width, cfg.integer("codevector_dim")),
     )
 
 
 def _speaker(cfg: Config) -> Tensors:
-    widths, kernels = cfg.integers("tdnn_dim"), cfg.integers("tdnn_kernel")
+    widths, kernels = several(cfg, "tdnn_dim", "tdnn_kernel")
     size = cfg.integer("xvector_output_dim", XVECTOR_SIZE)
     tensors = linear("projector", widths[0], cfg.hidden_size)
     for index, (width, kernel) in enumerate(zip(widths, kernels, strict=True)):

@@ -19,6 +19,7 @@ from vrameter.model.families.conformer import relative_positions
 from vrameter.model.families.encoder_decoder import Style, language_head, side
 from vrameter.model.families.encoder_heads import linear, task_of
 from vrameter.model.families.listeners import SAMPLE_RATE
+from vrameter.model.families.lists import filled
 from vrameter.model.families.registry import Built, Components, model, tower
 from vrameter.model.families.vocoders import hifi_gan
 from vrameter.model.families.wav2vec2 import (
@@ -180,7 +181,7 @@ def _speech_encoder(cfg: Config, prefix: str, *, hears: bool, reads: bool) -> Co
     audio = None
     if hears:
         front, convolutions = waveform_convolutions(cfg, name="feature_encoder")
-        width = cfg.integers("conv_dim")[-1]
+        width = filled(cfg, "conv_dim")[-1]
         tensors += parts.below(
             "prenet",
             (

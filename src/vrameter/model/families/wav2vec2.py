@@ -22,6 +22,7 @@ from vrameter.model.config import Config
 from vrameter.model.families.bert import even_heads
 from vrameter.model.families.encoder_heads import linear
 from vrameter.model.families.listeners import SAMPLE_RATE
+from vrameter.model.families.lists import filled, several
 from vrameter.model.families.registry import tower
 from vrameter.model.families.speech_heads import contrastive, output_size, quantizer, speech_heads
 
@@ -33,11 +34,7 @@ def waveform_convolutions(
 
     `norms` says which have one, ``group`` the first and ``layer`` all; the config does where it is None.
     """
-    widths, kernels, strides = (cfg.integers(field) for field in ("conv_dim", "conv_kernel", "conv_stride"))
-    if not len(widths) == len(kernels) == len(strides):
-        raise cfg.fail(
-            "conv_dim", "has %(length)s entries for %(count)s layers.", length=len(widths), count=len(kernels)
-        )
+    widths, kernels, strides = several(cfg, "conv_dim", "conv_kernel", "conv_stride")
     kind = norms or cfg.text("feat_extract_norm")
     tensors: Tensors = ()
     for index, (width, kernel) in enumerate(zip(widths, kernels, strict=True)):
@@ -134,7 +131,7 @@ def speech_model(
     stride
         Frames that are pooled into one before the layers.
     """
-    hidden, width = cfg.hidden_size, cfg.integers("conv_dim")[-1]
+    hidden, width = cfg.hidden_size, filled(cfg, "conv_dim")[-1]
     front, convolutions = waveform_convolutions(cfg, norms=norms)
     if projection is None:
         projection = (
@@ -177,7 +174,7 @@ def hubert(cfg: Config, prefix: str) -> Component:
 def _unispeech_head(cfg: Config) -> Tensors:
     width = cfg.integer("proj_codevector_dim")
     return (
-        *quantizer(cfg, cfg.integers("conv_dim")[-1]),
+        *quantizer(cfg, filled(cfg, "conv_dim")[-1]),
         *linear("project_q", width, cfg.integer("codevector_dim")),
         *linear("project_hid", cfg.hidden_size, width),
         *linear("ctc_proj", cfg.integer("num_ctc_classes", 80), cfg.hidden_size),
@@ -241,7 +238,7 @@ def data2vec_audio(cfg: Config, prefix: str) -> Component:
 
 
 def _squeezed(cfg: Config) -> dict[str, Any]:
-    hidden, width, squeeze = cfg.hidden_size, cfg.integers("conv_dim")[-1], cfg.integer("squeeze_factor", 2)
+    hidden, width, squeeze = cfg.hidden_size, filled(cfg, "conv_dim")[-1], cfg.integer("squeeze_factor", 2)
     projection = parts.norm("layer_norm", width, bias=True)
     if width != hidden:
         projection += parts.linear("feature_projection", hidden, width, bias=True, role="projector")

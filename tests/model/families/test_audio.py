@@ -154,5 +154,5 @@ def test_a_task_takes_only_what_it_needs() -> None:
 
 
 def test_lists_of_unequal_length_are_named() -> None:
-    with pytest.raises(ConfigError, match="conv_dim"):
+    with pytest.raises(ConfigError, match=r"config\.conv_kernel: has 7 entries for 2 layers"):
         read("wav2vec2", "Wav2Vec2Model", conv_dim=[512, 512])

@@ -164,10 +164,11 @@ def bigbird_pegasus(cfg: Config, prefix: str) -> Component:
 
 def _mvp(cfg: Config, prefix: str, *, decoder: bool, **given: Any) -> Component:
     prompts: Tensors = ()
-    if cfg.flag("use_prompt"):
+    # of the classes, only those of both sides build prompts, and only the decoder's
+    if cfg.flag("use_prompt") and decoder and not given.get("own_tokens"):
         hidden, middle = cfg.hidden_size, cfg.integer("prompt_mid_dim")
-        wide = cfg.layers(f"{'decoder' if decoder else 'encoder'}_layers") * 2 * hidden
-        for name in ("self_attn_prompt", "cross_attn_prompt") if decoder else ("self_attn_prompt",):
+        wide = cfg.layers("decoder_layers") * 2 * hidden
+        for name in ("self_attn_prompt", "cross_attn_prompt"):
             prompts += parts.embedding(f"{name}.prompt_embedding", cfg.integer("prompt_length"), hidden, slot="other")
             prompts += parts.linear(f"{name}.prompt_trans.0", middle, hidden, bias=True)
             prompts += parts.linear(f"{name}.prompt_trans.2", wide, middle, bias=True)

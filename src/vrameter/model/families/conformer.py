@@ -157,6 +157,8 @@ def relative_positions(
 def _w2v_layer(cfg: Config, *, conv_norm: ConvolutionNorm, reach: int = 0) -> Layer:
     heads, dim = even_heads(cfg)
     kind = cfg.text("position_embeddings_type", None)
+    if kind == "relative_key" and not reach:
+        kind = None  # no table in the class that has no bounds for it
     names = W2V_NAMES
     if conv_norm == "layer":
         names = replace(names, inner_norm="conv_module.depthwise_layer_norm")

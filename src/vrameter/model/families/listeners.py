@@ -251,7 +251,13 @@ def _moonshine_streaming(cfg: Config, prefix: str, *, decoder: bool, **_: Any) -
         return small_decoder(
             cfg, prefix, heads=cfg.num_heads, kv_heads=cfg.num_kv_heads, count=cfg.num_layers, tensors=extra
         )
-    attention = small_attention(heard, heads=heard.num_heads, kv_heads=heard.num_kv_heads, scope="encoder")
+    attention = small_attention(
+        heard,
+        heads=heard.num_heads,
+        kv_heads=heard.num_kv_heads,
+        scope="encoder",
+        o_bias=heard.flag("attention_bias"),
+    )
     samples = max(1, round(heard.integer("sample_rate") * heard.number("frame_ms") / 1000))
     tensors = (
         *parts.parameter("embedder.comp.log_k"),

@@ -58,6 +58,8 @@ def _speech_encoder(cfg: Config, *, second: bool) -> Component:
         ).tensors,
         *parts.norm("inner_layer_norm", hidden, bias=True),
     )  # fmt: skip
+    if kind == "rotary" and not second:
+        tensors += parts.buffer("encoder.embed_positions.inv_freq", hidden // heads // 2)
     kernel, stride, count = cfg.integer("adaptor_kernel_size"), cfg.integer("adaptor_stride"), 0
     if cfg.flag("add_adapter", True):
         count = cfg.layers("num_adapter_layers")

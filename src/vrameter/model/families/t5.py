@@ -83,9 +83,9 @@ def _switch(cfg: Config, name: str, sparse: bool) -> FeedForward:
     return FeedForward((*router, *experts), inner, gated=False, num_experts=count, num_experts_per_token=1)
 
 
-def _sparse_layers(cfg: Config, count: int, field: str) -> list[bool]:
-    sparse = cfg.integer(field, 0, least=0)
-    step = count // sparse if sparse else count
+def _sparse_layers(cfg: Config, count: int, kind: str) -> list[bool]:
+    sparse = cfg.integer(f"num_sparse_{kind}_layers", 0, least=0)
+    step = cfg.integer(f"{kind}_sparse_step", count // sparse if sparse else count, least=0)
     return [step > 0 and (index % step == 1 or step == 1) for index in range(count)]
 
 
@@ -97,7 +97,7 @@ def t5_side(cfg: Config, prefix: str, side: Side, *, decoder: bool, shared: Tens
         count = cfg.layers("num_decoder_layers", count)
     sparse = [False] * count
     if side.sparse:
-        sparse = _sparse_layers(cfg, count, f"num_sparse_{'decoder' if decoder else 'encoder'}_layers")
+        sparse = _sparse_layers(cfg, count, "decoder" if decoder else "encoder")
 
     def layer(kind: tuple[bool, bool]) -> Layer:
         biased, is_sparse = kind

@@ -5,7 +5,8 @@ llama.cpp does it [1]_.
 
 References
 ----------
-.. [1] llama.cpp, ``src/llama-quant.cpp`` at commit 007dbbf; block sizes as compiled ggml prints them.
+.. [1] llama.cpp, ``src/llama-quant.cpp`` and ``ggml/include/ggml.h`` at commit 007dbbf; block sizes as compiled ggml
+       prints them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,18 @@ BLOCKS: dict[str, tuple[int, int]] = {
     "iq1_s": (256, 50), "iq1_m": (256, 56), "iq2_xxs": (256, 66), "iq2_xs": (256, 74), "iq2_s": (256, 82),
     "iq3_xxs": (256, 98), "iq3_s": (256, 110), "iq4_nl": (32, 18), "iq4_xs": (256, 136),
     "tq1_0": (256, 54), "tq2_0": (256, 66), "mxfp4": (32, 17), "nvfp4": (64, 36), "q1_0": (128, 18), "q2_0": (64, 18),
+}  # fmt: skip
+
+# Numbers of types in a file [1]_, and of types that were removed: kernels now repack the plain type while they load it.
+TYPE_IDS: dict[int, str] = {
+    0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 6: "q5_0", 7: "q5_1", 8: "q8_0", 9: "q8_1", 10: "q2_k", 11: "q3_k",
+    12: "q4_k", 13: "q5_k", 14: "q6_k", 15: "q8_k", 16: "iq2_xxs", 17: "iq2_xs", 18: "iq3_xxs", 19: "iq1_s",
+    20: "iq4_nl", 21: "iq3_s", 22: "iq2_s", 23: "iq4_xs", 24: "i8", 25: "i16", 26: "i32", 27: "i64", 28: "f64",
+    29: "iq1_m", 30: "bf16", 34: "tq1_0", 35: "tq2_0", 39: "mxfp4", 40: "nvfp4", 41: "q1_0", 42: "q2_0",
+}  # fmt: skip
+REMOVED_TYPE_IDS: dict[int, str] = {
+    4: "q4_2", 5: "q4_3", 31: "q4_0_4_4", 32: "q4_0_4_8", 33: "q4_0_8_8", 36: "iq4_nl_4_4", 37: "iq4_nl_4_8",
+    38: "iq4_nl_8_8",
 }  # fmt: skip
 
 # What a type becomes where a row is not a whole number of its blocks.
@@ -65,4 +78,6 @@ def gguf_bytes(name: str, shape: tuple[int, ...]) -> int:
     return gguf_format(name).bytes_of(shape).total
 
 
-__all__ = ["BLOCKS", "FALLBACKS", "fitting_type", "gguf_bytes", "gguf_format"]
+__all__ = [
+    "BLOCKS", "FALLBACKS", "REMOVED_TYPE_IDS", "TYPE_IDS", "fitting_type", "gguf_bytes", "gguf_format",
+]  # fmt: skip

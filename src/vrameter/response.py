@@ -109,7 +109,7 @@ def _by_architecture(ask: Request, model: Model, device: Device | None, count: i
     architecture = model.architecture
     assert architecture is not None
     module = engine(ask.engine, ask.task)
-    answer = module.estimate(Ask(ask, architecture, device, count))
+    answer = module.estimate(Ask(ask, architecture, device, count, table=model.table))
     warnings = [*model.notes, *architecture.notes, *answer.warnings, *(device.notes if device else ())]
     resolved = _echo(ask, device, count, settings=answer.settings, method="architecture", **answer.resolved)
     entries = [_device_entry(ledger, device, number) for ledger, number in answer.ledgers]

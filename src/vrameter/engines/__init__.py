@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vrameter.ledger import Ledger
     from vrameter.memory.weights import WeightPlan
     from vrameter.model.architecture import Architecture
+    from vrameter.model.tensor_table import TensorTable
 
 ENGINES = {"transformers": "vrameter.engines.transformers"}
 
@@ -33,13 +34,18 @@ class Ask:
     device: Device | None
     num_devices: int
     notes: tuple[str, ...] = ()
+    table: TensorTable | None = None
 
     def weight_plan(self, *, imatrix: bool = False) -> WeightPlan:
         """Return how every tensor of the model is stored, as the request, the file or the model's config says."""
         from vrameter.memory.weights import weight_plan
 
         return weight_plan(
-            self.architecture, dtype=self.request.dtype, quantization=self.request.quantization, imatrix=imatrix
+            self.architecture,
+            dtype=self.request.dtype,
+            quantization=self.request.quantization,
+            imatrix=imatrix,
+            table=self.table,
         )
 
 

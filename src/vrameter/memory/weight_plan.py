@@ -24,6 +24,7 @@ from vrameter.model.formats import Format, plain
 from vrameter.model.gguf_mixture import Key, Piece, component_key, oriented
 from vrameter.model.gguf_types import gguf_format
 from vrameter.model.schemes import Scheme
+from vrameter.model.tensor_table import TensorTable
 
 # Sums kept for the next question about the same share. They hold it, so that its id stays its own.
 REMEMBERED = 256
@@ -53,6 +54,8 @@ class WeightPlan:
         The tensors of a GGUF file, where the quantisation is a mixture.
     from_config
         Whether the model's own configuration decides, so that the checkpoint is quantised already.
+    table
+        What the files hold, where that decides.
     """
 
     architecture: Architecture
@@ -62,6 +65,7 @@ class WeightPlan:
     mixture: dict[Key, tuple[Piece, ...]] | None = None
     from_config: bool = False
     warnings: tuple[str, ...] = ()
+    table: TensorTable | None = None
     _known: dict[Key, Format | None] = field(default_factory=dict, compare=False, repr=False)
     _sums: dict[int, tuple[Architecture, WeightBytes]] = field(default_factory=dict, compare=False, repr=False)
     _parts: dict[int, tuple[Component, Groups]] = field(default_factory=dict, compare=False, repr=False)
@@ -137,7 +141,8 @@ class WeightPlan:
         if whole is None:
             return ((gguf_format("f32"), tensor.shape),)
         if len(whole) == 1:
-            return ((gguf_format(whole[0].type), oriented(tensor, component.hidden_size)),)
+            same = whole[0].shape == tensor.shape or self.table is not None
+            return ((gguf_format(whole[0].type), tensor.shape if same else oriented(tensor, component.hidden_size)),)
         size = sum(prod(piece.shape) for piece in whole)
         if size == tensor.size:
             return tuple((gguf_format(piece.type), piece.shape) for piece in whole)
@@ -236,6 +241,8 @@ class WeightPlan:
 
     @cached_property
     def _source(self) -> str:
+        if self.table is not None:
+            return "tensors as the headers of the files list them"
         if self.mixture is not None:
             return "shapes of the model; llama.cpp, src/llama-quant.cpp at 007dbbf"
         if self.scheme is None:

@@ -14,6 +14,8 @@ References
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vrameter.errors import ConfigError
 from vrameter.i18n import language, tr
 from vrameter.memory.weight_plan import REMEMBERED, WeightPlan
@@ -22,15 +24,22 @@ from vrameter.model.architecture import Architecture
 from vrameter.model.dtypes import dtype as dtype_named
 from vrameter.model.dtypes import spelled
 from vrameter.model.gguf_mixture import mixture_types
+from vrameter.model.gguf_types import BLOCKS
 from vrameter.model.quantization_config import Configured, read_quantization_config
 from vrameter.model.schemes import Scheme, parse
+from vrameter.model.tensor_table import TensorTable
 
 # Plans kept for the next question about the same model. They hold it, so that its id stays its own.
-_PLANS: dict[tuple[int, str | None, str | None, bool, str], WeightPlan] = {}
+_PLANS: dict[tuple[int, str | None, str | None, bool, int, str], WeightPlan] = {}
 
 
 def weight_plan(
-    architecture: Architecture, *, dtype: str | None = None, quantization: str | None = None, imatrix: bool = False
+    architecture: Architecture,
+    *,
+    dtype: str | None = None,
+    quantization: str | None = None,
+    imatrix: bool = False,
+    table: TensorTable | None = None,
 ) -> WeightPlan:
     """Return how every tensor of a model is stored.
 
@@ -42,6 +51,9 @@ def weight_plan(
         A name that `vrameter.model.schemes.parse` reads, or ``none``; by default what the model's configuration says.
     imatrix
         Whether a GGUF mixture is made with an importance matrix.
+    table
+        What the files hold that the architecture was made of: it decides how tensors are stored, unless another
+        quantisation is asked for.
 
     Raises
     ------
@@ -50,12 +62,46 @@ def weight_plan(
     ConfigError
         Where the model's ``quantization_config`` is of a kind not known.
     """
-    key = (id(architecture), dtype, quantization, imatrix, language())
+    key = (id(architecture), dtype, quantization, imatrix, id(table), language())
     if key not in _PLANS:
         while len(_PLANS) >= REMEMBERED:
             del _PLANS[next(iter(_PLANS))]
-        _PLANS[key] = _plan(architecture, dtype, quantization, imatrix)
+        from_file = table is not None and table.kind == "gguf"
+        _PLANS[key] = (
+            _gguf_plan(architecture, dtype, quantization, imatrix, table)
+            if table is not None and from_file
+            else _plan(architecture, dtype, quantization, imatrix)
+        )
     return _PLANS[key]
+
+
+def _gguf_plan(
+    architecture: Architecture, dtype: str | None, quantization: str | None, imatrix: bool, table: TensorTable
+) -> WeightPlan:
+    """Return how a GGUF file stores the model, or how it would be stored quantised otherwise."""
+    from vrameter.model.from_gguf import file_mixture, stored_pieces
+
+    name = file_mixture(table)
+    quantized = BLOCKS.get(name, (2, 0))[0] > 1
+    if quantization is None or spelled(quantization) == spelled(name):
+        own = dtype_named(dtype).name if dtype else architecture.dtype or "fp16"
+        changed = dtype is not None and not quantized and own != architecture.dtype
+        ignored = tr("dtype: has no effect on the weights of a GGUF file, which are loaded as they are.")
+        return WeightPlan(
+            architecture,
+            own,
+            name if quantized else None,
+            mixture=stored_pieces(architecture, table),
+            table=table,
+            warnings=(ignored,) if changed else (),
+        )
+    plan = _plan(architecture, dtype, quantization, imatrix)
+    message = tr(
+        "quantization: the file is in '%(stated)s'; the figures are for the same model in '%(value)s'.",
+        stated=name,
+        value=plan.quantization or plan.dtype,
+    )
+    return replace(plan, warnings=(*plan.warnings, message))
 
 
 def _plan(architecture: Architecture, dtype: str | None, quantization: str | None, imatrix: bool) -> WeightPlan:

@@ -46,6 +46,7 @@ _CATEGORY = {
 }  # fmt: skip
 _SPLITS_QKV = frozenset({"internlm2", "baichuan"})  # converters that store q, k and v apart
 _KEEPS_KV_B = frozenset({"minicpm3", "plm"})
+_MXFP4_AT_SOURCE = frozenset({"gpt_oss", "gpt-oss"})
 _TEXT = frozenset({"decoder", "encoder", "head", "other"})
 
 
@@ -130,6 +131,8 @@ def pieces(tensor: Tensor, part: Part | None, *, hidden_size: int, model_type: s
     shape = oriented(tensor, hidden_size)
     if tensor.role == "embedding" and tensor.slot in ("token", "per_layer"):
         return (Piece("token_embd", shape),)
+    if tensor.role == "experts" and tensor.slot == "gate_up" and not tensor.linear:
+        return (Piece("keep", (*shape[:-1], shape[-1] // 2)), Piece("keep", (*shape[:-1], shape[-1] - shape[-1] // 2)))
     if not tensor.linear or tensor.buffer or len(shape) < 2 or tensor.role == "router":
         return (Piece("keep", shape),)
     *stack, rows, columns = shape
@@ -185,7 +188,7 @@ def mixture_types(architecture: Architecture, mixture: str, *, imatrix: bool = F
     def typed(piece: Piece, layer: int) -> Piece:
         if piece.category == "keep":
             return piece._replace(type="f32")
-        if architecture.model_type == "gpt_oss" and len(piece.shape) > 2:
+        if architecture.model_type in _MXFP4_AT_SOURCE and len(piece.shape) > 2:
             return piece._replace(type="mxfp4")
         if BLOCKS[base][0] == 1:
             return piece._replace(type=base)

@@ -13,6 +13,7 @@ from vrameter.units import parse_count
 
 if TYPE_CHECKING:
     from vrameter.model.architecture import Architecture
+    from vrameter.model.tensor_table import TensorTable
 
 MAX_PARAMS = 10**16
 
@@ -22,7 +23,8 @@ class Model:
     """A model as it was resolved.
 
     `architecture` is None where only a number of parameters was given. `source` says where the shape comes from:
-    ``catalogue``, ``config``, ``folder``, ``count``.
+    ``catalogue``, ``config``, ``folder``, ``gguf``, ``ollama``, ``count``. `table` lists what the weight files hold, where
+    they were read.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Model:
     notes: tuple[str, ...] = ()
     published_params: int | None = None
     trust: str = ""
+    table: TensorTable | None = None
 
 
 def resolve(reference: object) -> Model:
@@ -40,7 +43,7 @@ def resolve(reference: object) -> Model:
     Parameters
     ----------
     reference
-        A catalogue name or Hub id, a folder with a config.json or that file, a bare count such as ``8.8B`` or
+        A catalogue name or Hub id, a folder with a config.json or that file, a .gguf file, ``ollama:name``, a bare count such as ``8.8B`` or
         8800000000, or ``{"config": {...}, "name": "..."}``.
 
     Raises
@@ -64,6 +67,10 @@ def resolve(reference: object) -> Model:
         return _counted(-1, text)
     from vrameter.sources import folder
 
+    if text.lower().startswith("ollama:"):
+        from vrameter.sources import ollama
+
+        return ollama.read(text)
     if folder.is_path(text):
         return folder.read(text)
     return _listed(text, language())

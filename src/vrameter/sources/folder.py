@@ -1,4 +1,4 @@
-"""A folder with a config.json, or that file itself."""
+"""A folder with a config.json, that file itself, or a .gguf file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def is_path(text: str) -> bool:
 
 
 def read(text: str) -> Model:
-    """Return the model of a folder or a config.json.
+    """Return the model of a folder, a config.json or a .gguf file.
 
     Raises
     ------
@@ -33,7 +33,11 @@ def read(text: str) -> Model:
     from vrameter.sources import Model
 
     path = Path(text).expanduser()
-    if path.suffix in (".gguf", ".safetensors"):
+    if path.suffix == ".gguf":
+        from vrameter.sources.gguf_model import read_model
+
+        return read_model(path)
+    if path.suffix == ".safetensors":
         raise ConfigError(
             tr("model: '%(value)s': weight files are not read in this version.", value=text),
             field="model",

@@ -1,0 +1,450 @@
+"""Models as GGUF files hold them: names and shapes as llama.cpp loads them, written by hand from its loaders.
+
+Every function returns the keys and the shapes of one model; `FAMILIES` pairs them with the config.json that describes the
+same model, where the readers of configs know its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Shapes = dict[str, tuple[int, ...]]
+Made = tuple[str, dict[str, Any], Shapes]
+
+
+def outside(vocab: int, hidden: int, *, tied: bool = False, norm_bias: bool = False) -> Shapes:
+    """Return the embedding, the last norm and the head."""
+    shapes: Shapes = {"token_embd.weight": (vocab, hidden), "output_norm.weight": (hidden,)}
+    if norm_bias:
+        shapes["output_norm.bias"] = (hidden,)
+    if not tied:
+        shapes["output.weight"] = (vocab, hidden)
+    return shapes
+
+
+def norms(number: int, hidden: int, *names: str) -> Shapes:
+    """Return norms of a block."""
+    return {f"blk.{number}.{name}.weight": (hidden,) for name in names}
+
+
+def attention(
+    number: int,
+    hidden: int,
+    heads: int,
+    kv: int,
+    dim: int,
+    *,
+    bias: str = "",
+    qk_norm: bool = False,
+    gated: bool = False,
+) -> Shapes:
+    """Return grouped-query attention; `bias` lists which of q, k, v, o have one."""
+    rows = {"q": heads * dim * (2 if gated else 1), "k": kv * dim, "v": kv * dim}
+    shapes: Shapes = {f"blk.{number}.attn_{name}.weight": (out, hidden) for name, out in rows.items()}
+    shapes[f"blk.{number}.attn_output.weight"] = (hidden, heads * dim)
+    shapes |= {f"blk.{number}.attn_{name}.bias": (rows[name],) for name in "qkv" if name in bias}
+    if "o" in bias:
+        shapes[f"blk.{number}.attn_output.bias"] = (hidden,)
+    if qk_norm:
+        shapes |= norms(number, dim, "attn_q_norm", "attn_k_norm")
+    return shapes
+
+
+def perceptron(number: int, hidden: int, width: int, *, gated: bool = True, suffix: str = "") -> Shapes:
+    """Return a perceptron."""
+    names = ("gate", "up") if gated else ("up",)
+    shapes: Shapes = {f"blk.{number}.ffn_{name}{suffix}.weight": (width, hidden) for name in names}
+    return {**shapes, f"blk.{number}.ffn_down{suffix}.weight": (hidden, width)}
+
+
+def experts(number: int, hidden: int, width: int, count: int, *, gated: bool = True) -> Shapes:
+    """Return stacked experts with their router."""
+    names = ("gate", "up") if gated else ("up",)
+    shapes: Shapes = {f"blk.{number}.ffn_{name}_exps.weight": (count, width, hidden) for name in names}
+    shapes[f"blk.{number}.ffn_down_exps.weight"] = (count, hidden, width)
+    return {**shapes, f"blk.{number}.ffn_gate_inp.weight": (count, hidden)}
+
+
+def keys(layers: int, hidden: int, heads: int, kv: Any, **more: Any) -> dict[str, Any]:
+    """Return the keys that every model has."""
+    return {
+        "block_count": layers, "embedding_length": hidden, "attention.head_count": heads,
+        "attention.head_count_kv": kv, "context_length": 4096, **{name.replace("__", "."): value for name, value in more.items()},
+    }  # fmt: skip
+
+
+def llama(
+    layers: int = 32,
+    hidden: int = 4096,
+    width: int = 14336,
+    heads: int = 32,
+    kv: int = 8,
+    vocab: int = 128256,
+    rope: bool = True,
+) -> Made:
+    """Llama 3.1 8B, with the factors of its rotary positions that converters add."""
+    shapes = {**outside(vocab, hidden), **({"rope_freqs.weight": (hidden // heads // 2,)} if rope else {})}
+    for number in range(layers):
+        shapes |= norms(number, hidden, "attn_norm", "ffn_norm")
+        shapes |= attention(number, hidden, heads, kv, hidden // heads) | perceptron(number, hidden, width)
+    return (
+        "llama",
+        keys(layers, hidden, heads, kv, feed_forward_length=width, rope__dimension_count=hidden // heads),
+        shapes,
+    )
+
+
+def qwen2() -> Made:
+    """Qwen2.5 0.5B: biases, tied."""
+    shapes = outside(151936, 896, tied=True)
+    for number in range(24):
+        shapes |= norms(number, 896, "attn_norm", "ffn_norm")
+        shapes |= attention(number, 896, 14, 2, 64, bias="qkv") | perceptron(number, 896, 4864)
+    return "qwen2", keys(24, 896, 14, 2, feed_forward_length=4864), shapes
+
+
+def qwen3moe() -> Made:
+    """Qwen3 30B-A3B: heads wider than the model, experts."""
+    shapes = outside(151936, 2048)
+    for number in range(48):
+        shapes |= norms(number, 2048, "attn_norm", "ffn_norm")
+        shapes |= attention(number, 2048, 32, 4, 128, qk_norm=True) | experts(number, 2048, 768, 128)
+    made = keys(48, 2048, 32, 4, attention__key_length=128, attention__value_length=128, expert_count=128,
+                expert_used_count=8, expert_feed_forward_length=768, feed_forward_length=6144)  # fmt: skip
+    return "qwen3moe", made, shapes
+
+
+def gemma2() -> Made:
+    """Gemma 2 2B: every other layer with a window, four norms a layer."""
+    shapes = outside(256000, 2304, tied=True)
+    for number in range(26):
+        shapes |= norms(number, 2304, "attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm")
+        shapes |= attention(number, 2304, 8, 4, 256) | perceptron(number, 2304, 9216)
+    made = keys(26, 2304, 8, 4, attention__key_length=256, attention__value_length=256, attention__sliding_window=4096)
+    return "gemma2", made, shapes
+
+
+def gemma3() -> Made:
+    """Gemma 3 1B: five layers with a window for one without."""
+    shapes = outside(262144, 1152, tied=True)
+    for number in range(26):
+        shapes |= norms(number, 1152, "attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm")
+        shapes |= attention(number, 1152, 4, 1, 256, qk_norm=True) | perceptron(number, 1152, 6912)
+    made = keys(26, 1152, 4, 1, attention__key_length=256, attention__value_length=256, attention__sliding_window=512)
+    return "gemma3", made, shapes
+
+
+def gpt_oss() -> Made:
+    """gpt-oss 20B: windows on every other layer, sinks, biases everywhere."""
+    hidden, count = 2880, 32
+    shapes = outside(201088, hidden)
+    for number in range(24):
+        shapes |= norms(number, hidden, "attn_norm", "post_attention_norm")
+        shapes |= attention(number, hidden, 64, 8, 64, bias="qkvo") | experts(number, hidden, hidden, count)
+        shapes[f"blk.{number}.attn_sinks.weight"] = (64,)
+        shapes[f"blk.{number}.ffn_gate_inp.bias"] = (count,)
+        shapes |= {f"blk.{number}.ffn_{name}_exps.bias": (count, hidden) for name in ("gate", "up", "down")}
+    made = keys(24, hidden, 64, 8, attention__key_length=64, attention__value_length=64, attention__sliding_window=128,
+                expert_count=count, expert_used_count=4, expert_feed_forward_length=hidden)  # fmt: skip
+    return "gpt-oss", made, shapes
+
+
+def deepseek2(*, latent: bool = True) -> Made:
+    """DeepSeek V3; `latent` as converted since 2025-04, else as before, without what a latent cache needs."""
+    hidden, heads = 7168, 128
+    shapes = outside(129280, hidden)
+    for number in range(61):
+        block = f"blk.{number}."
+        shapes |= norms(number, hidden, "attn_norm", "ffn_norm")
+        shapes |= {
+            f"{block}attn_q_a.weight": (1536, hidden), f"{block}attn_q_a_norm.weight": (1536,),
+            f"{block}attn_q_b.weight": (heads * 192, 1536), f"{block}attn_kv_a_mqa.weight": (576, hidden),
+            f"{block}attn_kv_a_norm.weight": (512,), f"{block}attn_output.weight": (hidden, heads * 128),
+        }  # fmt: skip
+        if latent:
+            shapes |= {f"{block}attn_k_b.weight": (heads, 512, 128), f"{block}attn_v_b.weight": (heads, 128, 512)}
+        else:
+            shapes[f"{block}attn_kv_b.weight"] = (heads * 256, 512)
+        if number < 3:
+            shapes |= perceptron(number, hidden, 18432)
+        else:
+            shapes |= experts(number, hidden, 2048, 256) | perceptron(number, hidden, 2048, suffix="_shexp")
+            shapes[f"{block}exp_probs_b.bias"] = (256,)
+    made = keys(61, hidden, heads, 1 if latent else heads, rope__dimension_count=64, attention__q_lora_rank=1536,
+                attention__kv_lora_rank=512, expert_count=256, expert_used_count=8, expert_shared_count=1,
+                expert_feed_forward_length=2048, leading_dense_block_count=3,
+                attention__key_length=576 if latent else 192, attention__value_length=512 if latent else 128)  # fmt: skip
+    if latent:
+        made |= {"attention.key_length_mla": 192, "attention.value_length_mla": 128}
+    return "deepseek2", made, shapes
+
+
+def glm4moe() -> Made:
+    """GLM-4.5 Air with the layer that predicts further tokens, which is stored and not loaded."""
+    hidden = 4096
+    shapes = outside(151552, hidden)
+    for number in range(47):
+        shapes |= norms(number, hidden, "attn_norm", "post_attention_norm") | attention(
+            number, hidden, 96, 8, 128, bias="qkv"
+        )
+        if number < 1:
+            shapes |= perceptron(number, hidden, 10944)
+        else:
+            shapes |= experts(number, hidden, 1408, 128) | perceptron(number, hidden, 1408, suffix="_shexp")
+            shapes[f"blk.{number}.exp_probs_b.bias"] = (128,)
+    last = "blk.46.nextn."
+    shapes |= {f"{last}eh_proj.weight": (hidden, 2 * hidden), f"{last}enorm.weight": (hidden,), f"{last}hnorm.weight": (hidden,),
+               f"{last}embed_tokens.weight": (151552, hidden), f"{last}shared_head_head.weight": (151552, hidden),
+               f"{last}shared_head_norm.weight": (hidden,)}  # fmt: skip
+    made = keys(47, hidden, 96, 8, attention__key_length=128, attention__value_length=128, expert_count=128,
+                expert_used_count=8, expert_shared_count=1, expert_feed_forward_length=1408, leading_dense_block_count=1,
+                nextn_predict_layers=1)  # fmt: skip
+    return "glm4moe", made, shapes
+
+
+def phi3() -> Made:
+    """Phi-3 mini: fused queries, keys and values; fused gate and up; a window that llama.cpp passes over."""
+    shapes = outside(32064, 3072)
+    for number in range(32):
+        block = f"blk.{number}."
+        shapes |= norms(number, 3072, "attn_norm", "ffn_norm")
+        shapes |= {f"{block}attn_qkv.weight": (9216, 3072), f"{block}attn_output.weight": (3072, 3072),
+                   f"{block}ffn_up.weight": (16384, 3072), f"{block}ffn_down.weight": (3072, 8192)}  # fmt: skip
+    return "phi3", keys(32, 3072, 32, 32, attention__sliding_window=2047), shapes
+
+
+def bert() -> Made:
+    """BGE base: an encoder."""
+    hidden = 768
+    shapes: Shapes = {"token_embd.weight": (30522, hidden), "position_embd.weight": (512, hidden),
+                      "token_types.weight": (2, hidden), "token_embd_norm.weight": (hidden,), "token_embd_norm.bias": (hidden,)}  # fmt: skip
+    for number in range(12):
+        block = f"blk.{number}."
+        shapes |= attention(number, hidden, 12, 12, 64, bias="qkvo") | perceptron(number, hidden, 3072, gated=False)
+        shapes |= {f"{block}ffn_up.bias": (3072,), f"{block}ffn_down.bias": (hidden,)}
+        for name in ("attn_output_norm", "layer_output_norm"):
+            shapes |= {f"{block}{name}.weight": (hidden,), f"{block}{name}.bias": (hidden,)}
+    return "bert", keys(12, hidden, 12, 12, attention__causal=False), shapes
+
+
+def t5() -> Made:
+    """T5 small v1.1 style: two stacks, position biases in the first layer of each."""
+    hidden, heads, dim, width = 512, 6, 64, 1024
+    shapes: Shapes = {"token_embd.weight": (32128, hidden), "enc.output_norm.weight": (hidden,), "dec.output_norm.weight": (hidden,),
+                      "output.weight": (32128, hidden)}  # fmt: skip
+    for side, kinds in (("enc", ("attn",)), ("dec", ("attn", "cross_attn"))):
+        for number in range(8):
+            block = f"{side}.blk.{number}."
+            for kind in kinds:
+                shapes |= {f"{block}{kind}_{name}.weight": (heads * dim, hidden) for name in "qkv"}
+                shapes |= {f"{block}{kind}_o.weight": (hidden, heads * dim), f"{block}{kind}_norm.weight": (hidden,)}
+            shapes |= {f"{block}ffn_gate.weight": (width, hidden), f"{block}ffn_up.weight": (width, hidden),
+                       f"{block}ffn_down.weight": (hidden, width), f"{block}ffn_norm.weight": (hidden,)}  # fmt: skip
+        shapes[f"{side}.blk.0.attn_rel_b.weight"] = (32, heads)
+    made = keys(8, hidden, heads, heads, attention__key_length=dim, attention__value_length=dim)
+    return "t5", made, shapes
+
+
+# -- recurrent and hybrid models, of which readers of configs know some ----------------------------------
+
+
+def mamba(layers: int = 64, hidden: int = 2560, inner: int = 5120, state: int = 16, rank: int = 160) -> Made:
+    """Mamba 2.8B."""
+    shapes = outside(50280, hidden, tied=True)
+    for number in range(layers):
+        block = f"blk.{number}."
+        shapes |= norms(number, hidden, "attn_norm") | mamba_mixer(block, hidden, inner, state, rank)
+    made = keys(
+        layers, hidden, 0, 0, ssm__conv_kernel=4, ssm__inner_size=inner, ssm__state_size=state, ssm__time_step_rank=rank
+    )
+    return "mamba", made, shapes
+
+
+def mamba_mixer(block: str, hidden: int, inner: int, state: int, rank: int) -> Shapes:
+    """Return the tensors of a Mamba-1 mixer."""
+    return {
+        f"{block}ssm_in.weight": (2 * inner, hidden), f"{block}ssm_conv1d.weight": (inner, 4), f"{block}ssm_conv1d.bias": (inner,),
+        f"{block}ssm_x.weight": (rank + 2 * state, inner), f"{block}ssm_dt.weight": (inner, rank), f"{block}ssm_dt.bias": (inner,),
+        f"{block}ssm_a": (inner, state), f"{block}ssm_d": (inner,), f"{block}ssm_out.weight": (hidden, inner),
+    }  # fmt: skip
+
+
+def mamba2_mixer(block: str, hidden: int, inner: int, state: int, groups: int, heads: int) -> Shapes:
+    """Return the tensors of a Mamba-2 mixer."""
+    channels = inner + 2 * groups * state
+    return {
+        f"{block}ssm_in.weight": (inner + channels + heads, hidden), f"{block}ssm_conv1d.weight": (channels, 4),
+        f"{block}ssm_conv1d.bias": (channels,), f"{block}ssm_dt.bias": (heads,), f"{block}ssm_a": (heads, 1),
+        f"{block}ssm_d": (heads, 1), f"{block}ssm_norm.weight": (groups, inner // groups), f"{block}ssm_out.weight": (hidden, inner),
+    }  # fmt: skip
+
+
+def falcon_h1() -> Made:
+    """Falcon-H1 0.5B: attention and a mixer side by side in every layer."""
+    hidden = 1024
+    shapes = outside(32784, hidden)
+    for number in range(36):
+        shapes |= norms(number, hidden, "attn_norm", "ffn_norm") | attention(number, hidden, 8, 2, 64)
+        shapes |= mamba2_mixer(f"blk.{number}.", hidden, 1536, 128, 1, 24) | perceptron(number, hidden, 2048)
+    made = keys(36, hidden, 8, 2, attention__key_length=64, attention__value_length=64, ssm__conv_kernel=4,
+                ssm__inner_size=1536, ssm__state_size=128, ssm__time_step_rank=24, ssm__group_count=1)  # fmt: skip
+    return "falcon-h1", made, shapes
+
+
+def nemotron_h() -> Made:
+    """Nemotron-H like: layers that are a mixer, attention or a perceptron, one each."""
+    hidden, pattern = 4096, "M-M*-M-M*-"
+    shapes = outside(131072, hidden)
+    for number, kind in enumerate(pattern):
+        shapes |= norms(number, hidden, "attn_norm")
+        if kind == "M":
+            shapes |= mamba2_mixer(f"blk.{number}.", hidden, 8192, 128, 8, 128)
+        elif kind == "*":
+            shapes |= attention(number, hidden, 32, 8, 128)
+        else:
+            shapes |= perceptron(number, hidden, 21504, gated=False)
+    made = keys(len(pattern), hidden, 32, [8 if kind == "*" else 0 for kind in pattern], attention__key_length=128,
+                attention__value_length=128, ssm__conv_kernel=4, ssm__inner_size=8192, ssm__state_size=128,
+                ssm__time_step_rank=128, ssm__group_count=8)  # fmt: skip
+    return "nemotron_h", made, shapes
+
+
+def qwen3next(*, layers: int = 48, hidden: int = 2048, count: int = 512, fused: bool = True) -> Made:
+    """Qwen3-Next 80B-A3B: three layers of gated delta nets for one of gated attention; `fused` as converters packed it first."""
+    shapes = outside(151936, hidden)
+    channels, values = 2 * 16 * 128 + 32 * 128, 32 * 128
+    for number in range(layers):
+        block = f"blk.{number}."
+        shapes |= norms(number, hidden, "attn_norm", "post_attention_norm")
+        if (number + 1) % 4:
+            shapes |= {
+                f"{block}attn_qkv.weight": (channels, hidden), f"{block}attn_gate.weight": (values, hidden),
+                f"{block}ssm_conv1d.weight": (channels, 4), f"{block}ssm_dt.bias": (32,), f"{block}ssm_a": (32,),
+                f"{block}ssm_norm.weight": (128,), f"{block}ssm_out.weight": (hidden, values),
+            }  # fmt: skip
+            shapes |= {f"{block}ssm_ba.weight": (64, hidden)} if fused else {
+                f"{block}ssm_alpha.weight": (32, hidden), f"{block}ssm_beta.weight": (32, hidden)}  # fmt: skip
+        else:
+            shapes |= attention(number, hidden, 16, 2, 256, qk_norm=True, gated=True)
+        shapes |= experts(number, hidden, 512, count) | perceptron(number, hidden, 512, suffix="_shexp")
+        shapes[f"{block}ffn_gate_inp_shexp.weight"] = (hidden,)
+    made = keys(layers, hidden, 16, 2, attention__key_length=256, attention__value_length=256, expert_count=count,
+                expert_used_count=10, expert_feed_forward_length=512, expert_shared_feed_forward_length=512,
+                ssm__conv_kernel=4, ssm__inner_size=values, ssm__state_size=128, ssm__time_step_rank=32, ssm__group_count=16,
+                full_attention_interval=4)  # fmt: skip
+    return "qwen3next", made, shapes
+
+
+def lfm2() -> Made:
+    """LFM2 1.2B: short convolutions, attention on six of sixteen layers."""
+    hidden, attending = 2048, (2, 5, 8, 10, 12, 14)
+    shapes: Shapes = {"token_embd.weight": (65536, hidden), "token_embd_norm.weight": (hidden,)}
+    for number in range(16):
+        block = f"blk.{number}."
+        shapes |= norms(number, hidden, "attn_norm", "ffn_norm") | perceptron(number, hidden, 8192)
+        if number in attending:
+            shapes |= attention(number, hidden, 32, 8, 64, qk_norm=True)
+        else:
+            shapes |= {f"{block}shortconv.conv.weight": (hidden, 3), f"{block}shortconv.in_proj.weight": (3 * hidden, hidden),
+                       f"{block}shortconv.out_proj.weight": (hidden, hidden)}  # fmt: skip
+    made = keys(16, hidden, 32, [8 if number in attending else 0 for number in range(16)], shortconv__l_cache=3)
+    return "lfm2", made, shapes
+
+
+def rwkv7() -> Made:
+    """RWKV-7 0.1B like: no attention at all."""
+    hidden = 768
+    shapes = outside(65536, hidden, norm_bias=True) | {
+        "token_embd_norm.weight": (hidden,),
+        "token_embd_norm.bias": (hidden,),
+    }
+    for number in range(12):
+        block = f"blk.{number}."
+        shapes |= norms(number, hidden, "attn_norm", "attn_norm_2")
+        shapes |= {
+            f"{block}time_mix_{name}.weight": (hidden, hidden) for name in ("key", "value", "receptance", "output")
+        }
+        shapes |= {f"{block}time_mix_{name}1.weight": (64, hidden) for name in "wavg"}
+        shapes |= {f"{block}time_mix_{name}2.weight": (hidden, 64) for name in "wavg"}
+        shapes |= {f"{block}time_mix_lerp_fused.weight": (6, 1, 1, hidden), f"{block}time_mix_ln.weight": (hidden,),
+                   f"{block}channel_mix_lerp_k.weight": (1, 1, hidden), f"{block}channel_mix_key.weight": (3072, hidden),
+                   f"{block}channel_mix_value.weight": (hidden, 3072)}  # fmt: skip
+    return "rwkv7", keys(12, hidden, 0, 0, wkv__head_size=64), shapes
+
+
+def kimi_linear() -> Made:
+    """Kimi Linear like: delta attention on three of four layers, latent attention on the fourth."""
+    hidden, heads = 2304, 32
+    shapes = outside(163840, hidden)
+    for number in range(8):
+        block = f"blk.{number}."
+        shapes |= norms(number, hidden, "attn_norm", "ffn_norm") | perceptron(number, hidden, 9216)
+        if (number + 1) % 4:
+            shapes |= {f"{block}attn_{name}.weight": (heads * 128, hidden) for name in "qkv"}
+            shapes |= {f"{block}ssm_conv1d_{name}.weight": (heads * 128, 4) for name in "qkv"}
+            shapes |= {
+                f"{block}ssm_f_a.weight": (128, hidden), f"{block}ssm_f_b.weight": (heads * 128, 128),
+                f"{block}ssm_g_a.weight": (128, hidden), f"{block}ssm_g_b.weight": (heads * 128, 128),
+                f"{block}ssm_beta.weight": (heads, hidden), f"{block}ssm_a": (heads, 1), f"{block}ssm_dt.bias": (heads * 128,),
+                f"{block}ssm_norm.weight": (128,), f"{block}attn_output.weight": (hidden, heads * 128),
+            }  # fmt: skip
+        else:
+            shapes |= {
+                f"{block}attn_q.weight": (heads * 192, hidden), f"{block}attn_kv_a_mqa.weight": (576, hidden),
+                f"{block}attn_kv_a_norm.weight": (512,), f"{block}attn_k_b.weight": (heads, 512, 128),
+                f"{block}attn_v_b.weight": (heads, 128, 512), f"{block}attn_output.weight": (hidden, heads * 128),
+            }  # fmt: skip
+    made = keys(8, hidden, heads, [0 if (number + 1) % 4 else 1 for number in range(8)], rope__dimension_count=64,
+                attention__kv_lora_rank=512, attention__key_length_mla=192, attention__value_length_mla=128,
+                ssm__conv_kernel=4, kda__head_dim=128)  # fmt: skip
+    return "kimi-linear", made, shapes
+
+
+def mmproj() -> Made:
+    """A projector file: CLIP ViT-L/14 at 336 pixels and a perceptron of two layers (LLaVA 1.5)."""
+    hidden, width = 1024, 4096
+    shapes: Shapes = {
+        "v.class_embd": (hidden,),
+        "v.patch_embd.weight": (hidden, 3, 14, 14),
+        "v.position_embd.weight": (577, hidden),
+    }
+    shapes |= {f"v.{name}.{kind}": (hidden,) for name in ("pre_ln",) for kind in ("weight", "bias")}
+    for number in range(23):
+        block = f"v.blk.{number}."
+        for name in ("q", "k", "v", "out"):
+            shapes |= {f"{block}attn_{name}.weight": (hidden, hidden), f"{block}attn_{name}.bias": (hidden,)}
+        shapes |= {f"{block}{name}.{kind}": (hidden,) for name in ("ln1", "ln2") for kind in ("weight", "bias")}
+        shapes |= {f"{block}ffn_up.weight": (width, hidden), f"{block}ffn_up.bias": (width,),
+                   f"{block}ffn_down.weight": (hidden, width), f"{block}ffn_down.bias": (hidden,)}  # fmt: skip
+    shapes |= {"mm.0.weight": (4096, hidden), "mm.0.bias": (4096,), "mm.2.weight": (4096, 4096), "mm.2.bias": (4096,)}
+    made = {"clip.has_vision_encoder": True, "clip.vision.block_count": 23, "clip.vision.embedding_length": hidden,
+            "clip.vision.feed_forward_length": width, "clip.vision.attention.head_count": 16, "clip.vision.image_size": 336,
+            "clip.vision.patch_size": 14}  # fmt: skip
+    return "clip", made, shapes
+
+
+HYBRIDS: dict[str, Callable[[], Made]] = {
+    "mamba": mamba, "falcon-h1": falcon_h1, "nemotron_h": nemotron_h, "qwen3next": qwen3next, "lfm2": lfm2,
+    "rwkv7": rwkv7, "kimi-linear": kimi_linear,
+}  # fmt: skip
+
+
+def every() -> Iterator[Made]:
+    """Yield every model here."""
+    for make in (
+        llama,
+        qwen2,
+        qwen3moe,
+        gemma2,
+        gemma3,
+        gpt_oss,
+        deepseek2,
+        glm4moe,
+        phi3,
+        bert,
+        t5,
+        mmproj,
+        *HYBRIDS.values(),
+    ):
+        yield make()

@@ -402,7 +402,7 @@ def kimi_linear() -> Made:
 
 
 def mmproj() -> Made:
-    """A projector file: CLIP ViT-L/14 at 336 pixels and a perceptron of two layers (LLaVA 1.5)."""
+    """Return a projector file: CLIP ViT-L/14 at 336 pixels and a perceptron of two layers (LLaVA 1.5)."""
     hidden, width = 1024, 4096
     shapes: Shapes = {
         "v.class_embd": (hidden,),

@@ -92,10 +92,13 @@ def parts_of(name: str) -> tuple[str, str, str, str]:
     RequestError
         For a name that is none.
     """
-    body, _, tag = name.partition(":") if "/" not in name.rpartition(":")[2] else (name, "", "")
+    body, _, tag = name.rpartition(":")
+    if not body or "/" in tag:
+        body, tag = name, ""
     pieces = body.split("/")
     whole = [*[DEFAULT_HOST, DEFAULT_NAMESPACE][: 3 - len(pieces)], *pieces, tag or DEFAULT_TAG]
-    if len(whole) != 4 or not all(_PART.match(piece) and ".." not in piece for piece in whole):
+    host = whole[0].replace(":", "", 1)
+    if len(whole) != 4 or not all(_PART.match(piece) and ".." not in piece for piece in (host, *whole[1:])):
         raise RequestError(
             tr("model: '%(value)s' is not a name in an Ollama store.", value=PREFIX + name),
             field="model",

@@ -424,27 +424,119 @@ def mmproj() -> Made:
     return "clip", made, shapes
 
 
+def deepseek32() -> Made:
+    """DeepSeek V3.2: latent attention with an indexer that chooses what to look at."""
+    _, made, shapes = deepseek2()
+    for number in range(61):
+        block = f"blk.{number}.indexer."
+        shapes |= {
+            f"{block}attn_q_b.weight": (64 * 128, 1536), f"{block}attn_k.weight": (128, 7168),
+            f"{block}k_norm.weight": (128,), f"{block}k_norm.bias": (128,), f"{block}proj.weight": (64, 7168),
+        }  # fmt: skip
+    return "deepseek32", {**made, "attention.indexer.head_count": 64, "attention.indexer.key_length": 128}, shapes
+
+
+def gemma4() -> Made:
+    """Gemma 4 31B: wider heads and no value matrix on the layers without a window."""
+    hidden, full = 5376, [number % 6 == 5 for number in range(60)]
+    shapes = outside(262144, hidden, tied=True) | {"rope_freqs.weight": (256,)}
+    for number in range(60):
+        kv, dim = (4, 512) if full[number] else (16, 256)
+        shapes |= norms(number, hidden, "attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm")
+        shapes |= attention(number, hidden, 32, kv, dim, qk_norm=True) | perceptron(number, hidden, 21504)
+        shapes[f"blk.{number}.layer_output_scale.weight"] = (1,)
+        if full[number]:
+            del shapes[f"blk.{number}.attn_v.weight"]
+    made = keys(60, hidden, 32, [4 if whole else 16 for whole in full], attention__key_length=512, attention__value_length=512,
+                attention__key_length_swa=256, attention__value_length_swa=256, attention__sliding_window=1024,
+                attention__sliding_window_pattern=[not whole for whole in full], attention__shared_kv_layers=0)  # fmt: skip
+    return "gemma4", made, shapes
+
+
+def llama4() -> Made:
+    """Llama 4 Scout: three layers that attend in chunks for one that attends to everything."""
+    hidden = 5120
+    shapes = outside(202048, hidden) | {"rope_freqs.weight": (64,)}
+    for number in range(48):
+        shapes |= norms(number, hidden, "attn_norm", "ffn_norm") | attention(number, hidden, 40, 8, 128)
+        shapes |= experts(number, hidden, 8192, 16) | perceptron(number, hidden, 8192, suffix="_shexp")
+    made = keys(48, hidden, 40, 8, attention__key_length=128, attention__value_length=128, expert_count=16,
+                expert_used_count=1, expert_feed_forward_length=8192)  # fmt: skip
+    return "llama4", made, shapes
+
+
+def jamba() -> Made:
+    """Jamba Mini: attention on one layer of eight, experts on every other."""
+    hidden = 4096
+    shapes = outside(65536, hidden)
+    for number in range(32):
+        block = f"blk.{number}."
+        shapes |= norms(number, hidden, "attn_norm", "ffn_norm")
+        if number % 8 == 4:
+            shapes |= attention(number, hidden, 32, 8, 128)
+        else:
+            shapes |= mamba_mixer(block, hidden, 8192, 16, 256)
+            shapes |= {
+                f"{block}ssm_dt_norm.weight": (256,),
+                f"{block}ssm_b_norm.weight": (16,),
+                f"{block}ssm_c_norm.weight": (16,),
+            }
+        shapes |= experts(number, hidden, 14336, 16) if number % 2 else perceptron(number, hidden, 14336)
+    made = keys(32, hidden, 32, [8 if number % 8 == 4 else 0 for number in range(32)], ssm__conv_kernel=4, ssm__inner_size=8192,
+                ssm__state_size=16, ssm__time_step_rank=256, expert_count=16, expert_used_count=2)  # fmt: skip
+    return "jamba", made, shapes
+
+
+def granite_hybrid() -> Made:
+    """Granite 4.0 H Small: attention on four of forty layers, experts everywhere."""
+    hidden, attending = 4096, (5, 15, 25, 35)
+    shapes = outside(100352, hidden, tied=True)
+    for number in range(40):
+        shapes |= norms(number, hidden, "attn_norm", "ffn_norm")
+        if number in attending:
+            shapes |= attention(number, hidden, 32, 8, 128)
+        else:
+            shapes |= mamba2_mixer(f"blk.{number}.", hidden, 8192, 128, 1, 128)
+        shapes |= experts(number, hidden, 768, 72) | perceptron(number, hidden, 1536, suffix="_shexp")
+    made = keys(40, hidden, 32, [8 if number in attending else 0 for number in range(40)], ssm__conv_kernel=4,
+                ssm__inner_size=8192, ssm__state_size=128, ssm__time_step_rank=128, ssm__group_count=1, expert_count=72,
+                expert_used_count=10, expert_shared_feed_forward_length=1536)  # fmt: skip
+    return "granitehybrid", made, shapes
+
+
+def mamba2() -> Made:
+    """Mamba-Codestral 7B."""
+    shapes = outside(32768, 4096)
+    for number in range(64):
+        shapes |= norms(number, 4096, "attn_norm") | mamba2_mixer(f"blk.{number}.", 4096, 8192, 128, 8, 128)
+    made = keys(64, 4096, 0, 0, ssm__conv_kernel=4, ssm__inner_size=8192, ssm__state_size=128, ssm__time_step_rank=128,
+                ssm__group_count=8)  # fmt: skip
+    return "mamba2", made, shapes
+
+
 HYBRIDS: dict[str, Callable[[], Made]] = {
-    "mamba": mamba, "falcon-h1": falcon_h1, "nemotron_h": nemotron_h, "qwen3next": qwen3next, "lfm2": lfm2,
-    "rwkv7": rwkv7, "kimi-linear": kimi_linear,
+    "mamba": mamba, "mamba2": mamba2, "jamba": jamba, "granitehybrid": granite_hybrid, "falcon-h1": falcon_h1,
+    "nemotron_h": nemotron_h, "qwen3next": qwen3next, "lfm2": lfm2, "rwkv7": rwkv7, "kimi-linear": kimi_linear,
 }  # fmt: skip
 
 
 def every() -> Iterator[Made]:
     """Yield every model here."""
-    for make in (
+    dense = (
         llama,
         qwen2,
         qwen3moe,
         gemma2,
         gemma3,
+        gemma4,
         gpt_oss,
+        llama4,
         deepseek2,
+        deepseek32,
         glm4moe,
         phi3,
         bert,
         t5,
-        mmproj,
-        *HYBRIDS.values(),
-    ):
+    )
+    for make in (*dense, mmproj, *HYBRIDS.values()):
         yield make()

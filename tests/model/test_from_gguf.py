@@ -15,15 +15,21 @@ from tests.gguf_models import (
     Made,
     bert,
     deepseek2,
+    deepseek32,
     every,
     gemma2,
     gemma3,
+    gemma4,
     glm4moe,
     gpt_oss,
+    granite_hybrid,
+    jamba,
     kimi_linear,
     lfm2,
     llama,
+    llama4,
     mamba,
+    mamba2,
     mmproj,
     phi3,
     qwen2,
@@ -53,7 +59,9 @@ COUNTED: list[tuple[Callable[[], Made], int, int]] = [
     (llama, 8_030_261_312, 292), (qwen2, 494_032_768, 290), (qwen3moe, 30_532_122_624, 579),
     (gemma2, 2_614_341_888, 288), (gpt_oss, 20_914_757_184, 459), (deepseek2, 671_026_419_200, 1086),
     (phi3, 3_821_079_552, 195), (bert, 108_891_648, 197), (mamba, 2_768_345_600, 642),
-    (qwen3next, 79_674_391_296, 843),
+    (qwen3next, 79_674_391_296, 843), (gemma4, 30_697_345_596, 833), (llama4, 107_769_861_184, 628),
+    (deepseek32, 671_877_944_064, 1391), (jamba, 51_570_323_328, 531), (granite_hybrid, 32_207_337_984, 666),
+    (mamba2, 7_285_403_648, 579),
 ]  # fmt: skip
 
 
@@ -181,6 +189,45 @@ def test_recurrent_states(make: Callable[[], Made], kind: str, columns: int, sta
     assert part.kind == kind
     assert part.conv_channels * (part.conv_kernel - 1) == columns
     assert part.state_elements == state
+
+
+# Caches that llama.cpp (0c1e57098) planned in f16: cells, and for growing and windowed layers how many of them and MiB.
+CACHES: list[tuple[Callable[[], Made], tuple[int, int, float], tuple[int, int, float]]] = [
+    (gemma4, (33024, 10, 2580.0), (9216, 50, 7200.0)), (llama4, (32768, 12, 1536.0), (32768, 36, 4608.0)),
+    (jamba, (4096, 4, 64.0), (0, 0, 0)), (granite_hybrid, (32768, 4, 512.0), (0, 0, 0)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "growing", "windowed"), CACHES)
+def test_caches_of_llama_cpp(
+    make: Callable[[], Made], growing: tuple[int, int, float], windowed: tuple[int, int, float]
+) -> None:
+    """Layers that keep everything and layers that keep a window, each as wide as it is."""
+    groups = cache_shape(read(make())).layers
+    for bounded, (cells, layers, mib) in ((False, growing), (True, windowed)):
+        found = [group for group in groups if (group.limit is not None) == bounded]
+        assert sum(group.count for group in found) == layers
+        assert sum(group.count * group.entry_bytes for group in found) * cells == mib * 2**20
+
+
+def test_cache_of_an_indexer() -> None:
+    """343.125 MiB of latent vectors and 76.25 MiB of the indexer's keys for 5120 tokens, as llama.cpp planned them."""
+    shape = cache_shape(read(deepseek32()))
+    assert shape.sequence_bytes(5120) == (343.125 + 76.25) * 2**20
+
+
+# MiB of one sequence's states that llama.cpp (0c1e57098) planned, all in fp32.
+PLANNED_STATES: list[tuple[Callable[[], Made], float]] = [
+    (mamba, 71.25 / 3), (mamba2, 527.0 / 2), (jamba, 49.875 / 3), (granite_hybrid, 589.921875 / 4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "mib"), PLANNED_STATES)
+def test_states_of_llama_cpp(make: Callable[[], Made], mib: float) -> None:
+    """Columns and states of all layers."""
+    mixers = [part for layer in read(make()).main.layers for part in layer.parts if isinstance(part, Recurrent)]
+    elements = sum(part.conv_channels * (part.conv_kernel - 1) + part.state_elements for part in mixers)
+    assert 4 * elements == pytest.approx(mib * 2**20, rel=1e-6)
 
 
 def test_state_of_qwen3_next() -> None:

@@ -45,6 +45,8 @@ _CATEGORY = {
     "gate_up": "ffn_up", "down": "ffn_down", "head": "output", "token": "token_embd", "per_layer": "token_embd",
 }  # fmt: skip
 _SPLITS_QKV = frozenset({"internlm2", "baichuan"})  # converters that store q, k and v apart
+_SPLITS_GATE_UP = frozenset({"granitemoehybrid", "granitemoeshared"})  # their shared expert is two matrices in a file
+_KEEPS_EXPERTS_GATE_UP = frozenset({"gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text", "granitemoe_swa"})
 _KEEPS_KV_B = frozenset({"minicpm3", "plm"})
 _MXFP4_AT_SOURCE = frozenset({"gpt_oss", "gpt-oss"})
 _TEXT = frozenset({"decoder", "encoder", "head", "other"})
@@ -129,16 +131,23 @@ def pieces(tensor: Tensor, part: Part | None, *, hidden_size: int, model_type: s
     if tensor.name.startswith("pooler."):
         return ()
     shape = oriented(tensor, hidden_size)
+    if tensor.name.startswith("ffn_gate_up_exps"):
+        return (Piece("ffn_gate" if tensor.linear else "keep", shape),)
     if tensor.role == "embedding" and tensor.slot in ("token", "per_layer"):
         return (Piece("token_embd", shape),)
-    if tensor.role == "experts" and tensor.slot == "gate_up" and not tensor.linear:
+    split = tensor.slot == "gate_up" and (
+        model_type not in _KEEPS_EXPERTS_GATE_UP if tensor.role == "experts" else model_type in _SPLITS_GATE_UP
+    )
+    if split and not tensor.linear:
         return (Piece("keep", (*shape[:-1], shape[-1] // 2)), Piece("keep", (*shape[:-1], shape[-1] - shape[-1] // 2)))
     if not tensor.linear or tensor.buffer or len(shape) < 2 or tensor.role == "router":
         return (Piece("keep", shape),)
     *stack, rows, columns = shape
-    if tensor.role == "experts" and tensor.slot == "gate_up":
+    if split:
         half = (*stack, rows // 2, columns)
         return (Piece("ffn_gate", half), Piece("ffn_up", (*stack, rows - rows // 2, columns)))
+    if tensor.role == "experts" and tensor.slot == "gate_up":
+        return (Piece("ffn_gate", shape),)
     if tensor.slot == "kv_b" and isinstance(part, LatentAttention) and model_type not in _KEEPS_KV_B:
         heads = max(1, rows // (part.nope_dim + part.value_dim))
         return (Piece("other", (heads, columns, part.nope_dim)), Piece("other", (heads, part.value_dim, columns)))

@@ -48,6 +48,7 @@ from vrameter.model.from_gguf.keys import Keys
 from vrameter.model.from_gguf.names import KNOWN, stem, use_of
 from vrameter.model.from_gguf.windows import WINDOWED, windows
 from vrameter.model.read import read_config
+from vrameter.sources import resolve
 
 
 def read(made: Made, types: str = "f16") -> Architecture:
@@ -97,12 +98,24 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "feed_forward_proj": "gated-gelu", "relative_attention_num_buckets": 32,
     },
 }  # fmt: skip
+
+
+def listed(name: str) -> Architecture:
+    """Return a model of the catalogue."""
+    architecture = resolve(name).architecture
+    assert architecture is not None
+    return architecture
+
+
 SAME: list[tuple[Callable[[], Made], Callable[[], Architecture]]] = [
     (lambda: llama(rope=False), lambda: model("llama-3.1-8b")), (qwen2, lambda: model("qwen2.5-0.5b")),
     (qwen3moe, lambda: model("qwen3-30b-a3b")), (gpt_oss, lambda: model("gpt-oss-20b")),
     (deepseek2, lambda: model("deepseek-v3")), (gemma2, lambda: read_config(CONFIGS["gemma2"])),
     (gemma3, lambda: read_config(CONFIGS["gemma3"])), (glm4moe, lambda: read_config(CONFIGS["glm4moe"])),
-    (t5, lambda: read_config(CONFIGS["t5"])),
+    (t5, lambda: read_config(CONFIGS["t5"])), (mamba, lambda: listed("state-spaces/mamba-2.8b-hf")),
+    (mamba2, lambda: listed("mistralai/Mamba-Codestral-7B-v0.1")), (jamba, lambda: listed("ai21labs/AI21-Jamba-Mini-1.7")),
+    (granite_hybrid, lambda: listed("ibm-granite/granite-4.0-h-small")), (lfm2, lambda: listed("LiquidAI/LFM2-1.2B")),
+    (qwen3next, lambda: listed("Qwen/Qwen3-Next-80B-A3B-Instruct")), (deepseek32, lambda: listed("deepseek-ai/DeepSeek-V3.2")),
 ]  # fmt: skip
 
 
@@ -117,6 +130,9 @@ def facts(architecture: Architecture) -> dict[str, object]:
         "tied": len(architecture.tied),
         "cache": [cache.sequence_bytes(length, encoder_tokens=100) for length in (100, 4096, 100_000)],
         "state": state_bytes_per_sequence(architecture),
+        "mixers": sorted(
+            {_sizes(part) for layer in architecture.main.layers for part in layer.parts if isinstance(part, Recurrent)}
+        ),
         "hidden": architecture.main.hidden_size,
         "layers": len(architecture.main.layers),
         "vocabulary": architecture.main.vocab_size,
@@ -129,6 +145,13 @@ def facts(architecture: Architecture) -> dict[str, object]:
             }
         ),
     }
+
+
+def _sizes(part: Recurrent) -> tuple[object, ...]:
+    return (
+        part.kind, part.num_heads, part.head_dim, part.state_size, part.num_groups, part.conv_channels, part.conv_kernel,
+        part.state_elements, part.state_fp32, part.inner_size,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("make", "build"), SAME, ids=lambda value: getattr(value, "__name__", ""))

@@ -9,6 +9,8 @@ References
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from vrameter.model.architecture import Recurrent, Tensor
 from vrameter.model.from_gguf.keys import Keys
 from vrameter.model.from_gguf.names import stem
@@ -19,6 +21,8 @@ _SHARED = {
     "attn_qkv": "qkv", "attn_gate": "z", "attn_q": "q", "attn_k": "k", "attn_v": "v", "attn_output": "ssm_out",
 }  # fmt: skip
 _DEFAULT_TOKEN_SHIFTS = 2
+# Kinds whose state implementations keep in fp32 whatever the model's dtype; llama.cpp does so with all.
+_FP32 = frozenset({"gated_delta_net", "kda", "rwkv"})
 
 
 def recurrent(
@@ -46,7 +50,7 @@ def recurrent(
             own.append(tensor._replace(role="mixer", slot=_SHARED[module]))
         else:
             rest.append(tensor)
-    return _sized(kind, tuple(own), keys, layer=layer, hidden_size=hidden_size), rest
+    return _sized(kind, tuple(own), keys, hidden_size=hidden_size), rest
 
 
 def _kind(modules: set[str], keys: Keys, *, layer: int, name: str) -> str | None:
@@ -74,33 +78,48 @@ def _listed_recurrent(keys: Keys, layer: int, name: str) -> bool:
     return bool(interval) and (layer + 1) % interval != 0
 
 
-def _sized(kind: str, tensors: tuple[Tensor, ...], keys: Keys, *, layer: int, hidden_size: int) -> Recurrent:
-    kernel = keys.number("ssm.conv_kernel")
-    inner, state = keys.number("ssm.inner_size"), keys.number("ssm.state_size")
-    channels, elements = inner + 2 * keys.number("ssm.group_count") * state, inner * state
-    heads = keys.first("attention.head_count") or keys.number("attention.head_count", 1)
+def _sized(kind: str, tensors: tuple[Tensor, ...], keys: Keys, *, hidden_size: int) -> Recurrent:
     if kind == "rwkv":
-        kernel = keys.number("token_shift_count", _DEFAULT_TOKEN_SHIFTS) + 1
-        channels, inner = hidden_size, hidden_size
-        elements = hidden_size * keys.number("wkv.head_size", 64)
+        dim = keys.number("wkv.head_size", 64)
+        shifts = keys.number("token_shift_count", _DEFAULT_TOKEN_SHIFTS)
+        form = _Form(hidden_size // max(1, dim), dim, dim, hidden_size // max(1, dim), shifts * hidden_size, 2)
     elif kind == "short_conv":
-        kernel, channels, inner, elements = keys.number("shortconv.l_cache", 3), hidden_size, hidden_size, 0
-    elif kind == "kda":
-        dim = keys.number("kda.head_dim", 128)
-        kernel = kernel or 4
-        channels, elements, inner = 3 * heads * dim, dim * dim * heads, heads * dim
-    elif kind == "linear_attention":
-        dim = keys.number("attention.key_length", hidden_size // max(1, heads))
-        kernel, channels, elements, inner = 0, 0, dim * dim * heads, dim * heads
+        form = _Form(0, 0, 0, 0, hidden_size, keys.number("shortconv.l_cache", 3))
+    elif kind in ("kda", "linear_attention"):
+        heads = keys.first("attention.head_count") or keys.number("attention.head_count", 1)
+        even = keys.number("attention.key_length", hidden_size // max(1, heads))
+        dim = keys.number("kda.head_dim", 128) if kind == "kda" else even
+        channels, kernel = (3 * heads * dim, keys.number("ssm.conv_kernel", 4)) if kind == "kda" else (0, 0)
+        form = _Form(heads, dim, dim, heads, channels, kernel)
+    else:
+        inner, state, groups = (keys.number(f"ssm.{key}") for key in ("inner_size", "state_size", "group_count"))
+        heads = inner if kind == "mamba" and not groups else max(1, keys.number("ssm.time_step_rank", 1))
+        channels = inner + 2 * groups * state
+        form = _Form(heads, inner // max(1, heads), state, max(1, groups), channels, keys.number("ssm.conv_kernel"))
     return Recurrent(
         tensors=tensors,
         kind=kind,
-        conv_channels=channels,
-        conv_kernel=kernel,
-        state_elements=elements,
-        state_fp32=kind in ("gated_delta_net", "kda"),
-        inner_size=inner,
+        conv_channels=form.channels,
+        conv_kernel=form.kernel,
+        state_elements=form.heads * form.head_dim * form.state_size,
+        state_fp32=kind in _FP32,
+        inner_size=form.heads * form.head_dim or hidden_size,
+        num_heads=form.heads,
+        head_dim=form.head_dim,
+        state_size=form.state_size,
+        num_groups=form.groups,
     )
+
+
+class _Form(NamedTuple):
+    """The sizes of a mixer: a matrix of `head_dim` by `state_size` per head, and its convolution."""
+
+    heads: int
+    head_dim: int
+    state_size: int
+    groups: int
+    channels: int
+    kernel: int
 
 
 __all__ = ["MIXER_PREFIXES", "recurrent"]

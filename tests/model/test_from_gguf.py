@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from math import prod
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.configs import model
 from tests.gguf_files import stored, table
@@ -389,3 +393,50 @@ def test_windows_of_forced_width() -> None:
 def test_elements_are_kept() -> None:
     """Shapes in a table are those of the file, turned round once."""
     assert all(prod(tensor.shape) for tensor in stored(qwen2()[2]))
+
+
+LIES = [
+    0,
+    1,
+    -1,
+    3,
+    4096,
+    2**31,
+    2**63,
+    True,
+    1.5,
+    "x",
+    [],
+    [1],
+    [0, 1, 2],
+    [True, False],
+    ["a"],
+    {"type": "string"},
+    None,
+]
+SMALL = [
+    (name, {**keys, "block_count": min(keys.get("block_count", 0), 6)},
+     {tensor: shape for tensor, shape in shapes.items() if not re.match(r"(v\.|enc\.|dec\.)?blk\.([6-9]|\d\d)", tensor)})
+    for name, keys, shapes in every()
+]  # fmt: skip
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_files_that_lie(data: st.DataObject) -> None:
+    """Whatever keys and tensors say, a model comes out or one clear error, and no tensor counts twice."""
+    name, keys, shapes = data.draw(st.sampled_from(SMALL))
+    keys, shapes = dict(keys), dict(shapes)
+    for _ in range(data.draw(st.integers(0, 3))):
+        keys[data.draw(st.sampled_from(sorted(keys)))] = data.draw(st.sampled_from(LIES))
+    for _ in range(data.draw(st.integers(0, 3))):
+        place = data.draw(st.sampled_from(sorted(shapes)))
+        shape = data.draw(st.none() | st.lists(st.sampled_from([0, 1, 3, 256]), max_size=4).map(tuple))
+        shapes.pop(place) if shape is None else shapes.update({place: shape})
+    with suppress(ConfigError):
+        held = table(name, keys, shapes)
+        architecture = architecture_of(held)
+        assert weight_plan(architecture, table=held).of().total <= held.num_bytes
+        assert cache_shape(architecture).sequence_bytes(1000) >= 0
+        assert state_bytes_per_sequence(architecture) >= 0
+        assert architecture.num_active_params <= architecture.num_params

@@ -78,8 +78,12 @@ def _norm_of_attention(tensor: Tensor) -> bool:
 
 
 def _matrices(tensors: Iterable[Tensor]) -> dict[str, Shape]:
-    """Return the shapes of weights by module."""
-    return {stem(tensor.name): tensor.shape for tensor in tensors if tensor.name.endswith(".weight")}
+    """Return the shapes of matrices by module."""
+    return {
+        stem(tensor.name): tensor.shape
+        for tensor in tensors
+        if tensor.name.endswith(".weight") and len(tensor.shape) > 1
+    }
 
 
 # -- attention ----------------------------------------------------------------------------------------
@@ -168,7 +172,7 @@ def _latent_attention(tensors: list[Tensor], shapes: Mapping[str, Shape], place:
         q_lora_rank=shapes["attn_q_a"][0] if "attn_q_a" in shapes else None,
         kv_lora_rank=rank,
         nope_dim=max(0, key - rope),
-        rope_dim=shapes["attn_kv_a_mqa"][0] - rank,
+        rope_dim=max(0, shapes["attn_kv_a_mqa"][0] - rank),
         value_dim=value,
         index_heads=keys.number("attention.indexer.head_count") if indexed else 0,
         index_dim=keys.number("attention.indexer.key_length") if indexed else 0,

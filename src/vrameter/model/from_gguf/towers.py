@@ -47,9 +47,10 @@ def _tower(side: str, tensors: Mapping[str, Shape], metadata: Mapping[str, objec
     hidden = keys.number("embedding_length") or _residual_width(blocks)
     made: dict[Layer, Layer] = {}
     layers = []
-    for number in sorted(blocks):
+    first = min(blocks, default=0)
+    for number in range(first, max(blocks, default=-1) + 1):
         place = Place("clip", keys, number, hidden, encoder=True)
-        layer = layer_of(blocks[number], place)
+        layer = layer_of(blocks.get(number, {}), place)
         layers.append(made.setdefault(layer, layer))
     patch, image = keys.number("patch_size"), keys.number("image_size")
     return Component(
@@ -60,7 +61,7 @@ def _tower(side: str, tensors: Mapping[str, Shape], metadata: Mapping[str, objec
         tensors=tuple(outside),
         layers_prefix=f"{side}.blk",
         max_positions=(image // patch) ** 2 if patch and image else 0,
-        first_layer=min(blocks, default=0),
+        first_layer=first,
     )
 
 

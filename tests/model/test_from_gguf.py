@@ -14,32 +14,23 @@ from hypothesis import strategies as st
 
 from tests.configs import model
 from tests.gguf_files import stored, table
+from tests.gguf_hybrids import HYBRIDS, every, granite_hybrid, jamba, kimi_linear, lfm2, mamba, mamba2, qwen3next, rwkv7
 from tests.gguf_models import (
-    HYBRIDS,
     Made,
     bert,
     deepseek2,
     deepseek32,
-    every,
     gemma2,
     gemma3,
     gemma4,
     glm4moe,
     gpt_oss,
-    granite_hybrid,
-    jamba,
-    kimi_linear,
-    lfm2,
     llama,
     llama4,
-    mamba,
-    mamba2,
     mmproj,
     phi3,
     qwen2,
     qwen3moe,
-    qwen3next,
-    rwkv7,
     t5,
 )
 from vrameter.errors import ConfigError

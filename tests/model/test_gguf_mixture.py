@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.gguf_files import table
+from tests.gguf_hybrids import granite_hybrid, jamba, mamba, mamba2, qwen3next
 from tests.gguf_models import (
     Made,
     bert,
@@ -16,16 +17,11 @@ from tests.gguf_models import (
     gemma2,
     gemma4,
     gpt_oss,
-    granite_hybrid,
-    jamba,
     llama,
     llama4,
-    mamba,
-    mamba2,
     phi3,
     qwen2,
     qwen3moe,
-    qwen3next,
 )
 from vrameter.model.from_gguf import architecture_of
 from vrameter.model.gguf_mixture import mixture_types

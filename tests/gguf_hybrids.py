@@ -219,7 +219,7 @@ def every() -> Iterator[Made]:
     """Yield every model."""
     dense = (
         other.llama, other.qwen2, other.qwen3moe, other.gemma2, other.gemma3, other.gemma4, other.gpt_oss, other.llama4,
-        other.deepseek2, other.deepseek32, other.glm4moe, other.phi3, other.bert, other.t5, other.mmproj,
+        other.deepseek2, other.deepseek32, other.deepseek4, other.glm4moe, other.phi3, other.bert, other.t5, other.mmproj,
     )  # fmt: skip
     for make in (*dense, *HYBRIDS.values()):
         yield make()

@@ -220,6 +220,45 @@ def deepseek32() -> Made:
     return "deepseek32", {**made, "attention.indexer.head_count": 64, "attention.indexer.key_length": 128}, shapes
 
 
+def deepseek4() -> Made:
+    """DeepSeek V4 Flash: a window and pooled older tokens, routers by token in the first layers."""
+    hidden, heads, dim, rank, streams, count = 4096, 64, 512, 1024, 4, 256
+    ratios = [0, 0, *(4 if number % 2 == 0 else 128 for number in range(41))]
+    mixed = (2 + streams) * streams
+    shapes = outside(129280, hidden) | {
+        "output_hc_fn.weight": (streams, streams * hidden), "output_hc_base.weight": (streams,), "output_hc_scale.weight": (1,),
+    }  # fmt: skip
+    for number, ratio in enumerate(ratios):
+        block = f"blk.{number}."
+        shapes |= norms(number, hidden, "attn_norm", "ffn_norm") | experts(number, hidden, 2048, count)
+        shapes |= perceptron(number, hidden, 2048, suffix="_shexp")
+        shapes |= {
+            f"{block}attn_sinks.weight": (heads,), f"{block}attn_q_a.weight": (rank, hidden), f"{block}attn_q_a_norm.weight": (rank,),
+            f"{block}attn_q_b.weight": (heads * dim, rank), f"{block}attn_kv.weight": (dim, hidden),
+            f"{block}attn_kv_a_norm.weight": (dim,), f"{block}attn_output_a.weight": (8 * 1024, heads * dim // 8),
+            f"{block}attn_output_b.weight": (hidden, 8 * 1024),
+        }  # fmt: skip
+        for name in ("hc_attn", "hc_ffn"):
+            shapes |= {f"{block}{name}_fn.weight": (mixed, streams * hidden), f"{block}{name}_base.weight": (mixed,),
+                       f"{block}{name}_scale.weight": (3,)}  # fmt: skip
+        for name, width in (("attn_compressor", dim), ("indexer_compressor", 128)):
+            if not ratio or (ratio != 4 and name == "indexer_compressor"):
+                continue
+            rows = 2 * width if ratio == 4 else width
+            shapes |= {f"{block}{name}_kv.weight": (rows, hidden), f"{block}{name}_gate.weight": (rows, hidden),
+                       f"{block}{name}_ape.weight": (ratio, rows), f"{block}{name}_norm.weight": (width,)}  # fmt: skip
+        if ratio == 4:
+            shapes |= {f"{block}indexer.proj.weight": (64, hidden), f"{block}indexer.attn_q_b.weight": (64 * 128, rank)}
+        shapes[f"{block}ffn_gate_tid2eid.weight" if number < 3 else f"{block}exp_probs_b.bias"] = (
+            (129280, 6) if number < 3 else (count,)
+        )
+    made = keys(43, hidden, heads, 1, rope__dimension_count=64, attention__q_lora_rank=rank, attention__key_length=dim,
+                attention__value_length=dim, attention__sliding_window=128, attention__compress_ratios=ratios,
+                attention__indexer__head_count=64, attention__indexer__key_length=128, expert_count=count,
+                expert_used_count=6, expert_shared_count=1, expert_feed_forward_length=2048)  # fmt: skip
+    return "deepseek4", made, shapes
+
+
 def glm4moe() -> Made:
     """GLM-4.5 Air with the layer that predicts further tokens, which is stored and not loaded."""
     hidden = 4096

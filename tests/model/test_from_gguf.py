@@ -19,6 +19,7 @@ from tests.gguf_models import (
     Made,
     bert,
     deepseek2,
+    deepseek4,
     deepseek32,
     gemma2,
     gemma3,
@@ -111,6 +112,7 @@ SAME: list[tuple[Callable[[], Made], Callable[[], Architecture]]] = [
     (mamba2, lambda: listed("mistralai/Mamba-Codestral-7B-v0.1")), (jamba, lambda: listed("ai21labs/AI21-Jamba-Mini-1.7")),
     (granite_hybrid, lambda: listed("ibm-granite/granite-4.0-h-small")), (lfm2, lambda: listed("LiquidAI/LFM2-1.2B")),
     (qwen3next, lambda: listed("Qwen/Qwen3-Next-80B-A3B-Instruct")), (deepseek32, lambda: listed("deepseek-ai/DeepSeek-V3.2")),
+    (deepseek4, lambda: listed("deepseek-ai/DeepSeek-V4-Flash")),
 ]  # fmt: skip
 
 

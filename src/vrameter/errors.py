@@ -63,10 +63,14 @@ class ConfigError(VrameterError):
 
 
 class SourceError(VrameterError):
-    """A file or a repository cannot be reached."""
+    """A file or a repository cannot be reached, or what is there cannot be believed.
+
+    `unreachable` is True where nobody answers at all, so that other names would fare no better.
+    """
 
     kind = "unreachable-source"
     exit_code = 3
+    unreachable = False
 
 
 def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -16,6 +16,7 @@ from functools import cached_property
 from math import prod
 
 from vrameter.ledger import Item, item
+from vrameter.memory.stored_weights import StoredWeights
 from vrameter.memory.weight_sums import Line, WeightBytes, weights_bytes
 from vrameter.model.architecture import Architecture, Component, Layer, Tensor
 from vrameter.model.configured import Configured
@@ -56,6 +57,8 @@ class WeightPlan:
         Whether the model's own configuration decides, so that the checkpoint is quantised already.
     table
         What the files hold, where that decides.
+    files
+        How the files hold the tensors, where they were read and decide.
     """
 
     architecture: Architecture
@@ -66,6 +69,7 @@ class WeightPlan:
     from_config: bool = False
     warnings: tuple[str, ...] = ()
     table: TensorTable | None = None
+    files: StoredWeights | None = None
     _known: dict[Key, Format | None] = field(default_factory=dict, compare=False, repr=False)
     _sums: dict[int, tuple[Architecture, WeightBytes]] = field(default_factory=dict, compare=False, repr=False)
     _parts: dict[int, tuple[Component, Groups]] = field(default_factory=dict, compare=False, repr=False)
@@ -101,7 +105,7 @@ class WeightPlan:
     @cached_property
     def by_layer(self) -> bool:
         """Whether equal layers may be stored differently."""
-        return self.mixture is not None or isinstance(self.scheme, Configured)
+        return self.mixture is not None or self.files is not None or isinstance(self.scheme, Configured)
 
     # -- one tensor ---------------------------------------------------------------------------------
 
@@ -114,6 +118,11 @@ class WeightPlan:
             layer += component.first_layer
         if self.mixture is not None:
             return self._in_mixture(component, layer, tensor)
+        if self.files is not None:
+            key = (component_key(component), layer, tensor.name)
+            held = self.files.stored(key, tensor, lambda: self._format(component, layer, tensor))
+            if held is not None:
+                return ((held, tensor.shape if held.plain or not held.scale_bits else (tensor.size,)),)
         if tensor.buffer:
             return ((_buffer_format(tensor, self._plain), tensor.shape),)
         form = self._format(component, layer, tensor)
@@ -234,15 +243,19 @@ class WeightPlan:
         named = [f"{form.name}: {form.formula}" for form in self.formats if not form.plain]
         return item(
             "weights", weights_bytes, phases=phases,
-            basis="modelled" if isinstance(self.scheme, Configured) and self.scheme.approximate else "exact",
+            basis="modelled" if self._is_modelled else "exact",
             source=self._source, note="; ".join(named[:4]),
             quantized=parts.quantized, scales=parts.scales, unquantized=parts.unquantized, buffers=parts.buffers,
         )  # fmt: skip
 
+    @property
+    def _is_modelled(self) -> bool:
+        return self.files is None and isinstance(self.scheme, Configured) and self.scheme.approximate
+
     @cached_property
     def _source(self) -> str:
-        if self.table is not None:
-            return "tensors as the headers of the files list them"
+        if self.table is not None or self.files is not None:
+            return "tensors as the headers of the weight files list them"
         if self.mixture is not None:
             return "shapes of the model; llama.cpp, src/llama-quant.cpp at 007dbbf"
         if self.scheme is None:

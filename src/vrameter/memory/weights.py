@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from vrameter.errors import ConfigError
 from vrameter.i18n import language, tr
+from vrameter.memory.stored_weights import FLOATS, StoredWeights
 from vrameter.memory.weight_plan import REMEMBERED, WeightPlan
 from vrameter.memory.weight_sums import Line, WeightBytes, tensor_bytes, weights_bytes
 from vrameter.model.architecture import Architecture
@@ -25,9 +26,10 @@ from vrameter.model.dtypes import dtype as dtype_named
 from vrameter.model.dtypes import spelled
 from vrameter.model.gguf_mixture import mixture_types
 from vrameter.model.gguf_types import BLOCKS
+from vrameter.model.placement import place
 from vrameter.model.quantization_config import Configured, read_quantization_config
 from vrameter.model.schemes import Scheme, parse
-from vrameter.model.tensor_table import TensorTable
+from vrameter.model.tensor_table import CHOSEN, TensorTable
 
 # Plans kept for the next question about the same model. They hold it, so that its id stays its own.
 _PLANS: dict[tuple[int, str | None, str | None, bool, int, str], WeightPlan] = {}
@@ -66,12 +68,11 @@ def weight_plan(
     if key not in _PLANS:
         while len(_PLANS) >= REMEMBERED:
             del _PLANS[next(iter(_PLANS))]
-        from_file = table is not None and table.kind == "gguf"
-        _PLANS[key] = (
-            _gguf_plan(architecture, dtype, quantization, imatrix, table)
-            if table is not None and from_file
-            else _plan(architecture, dtype, quantization, imatrix)
-        )
+        if table is None or table.kind == "torch":
+            _PLANS[key] = _plan(architecture, dtype, quantization, imatrix)
+        else:
+            plan = _gguf_plan if table.kind == "gguf" else _stored_plan
+            _PLANS[key] = plan(architecture, dtype, quantization, imatrix, table)
     return _PLANS[key]
 
 
@@ -83,7 +84,8 @@ def _gguf_plan(
 
     name = file_mixture(table)
     quantized = BLOCKS.get(name, (2, 0))[0] > 1
-    if quantization is None or spelled(quantization) == spelled(name):
+    names = {spelled(name), spelled(str(table.metadata.get(CHOSEN, "")))}
+    if quantization is None or spelled(quantization) in names:
         own = dtype_named(dtype).name if dtype else architecture.dtype or "fp16"
         changed = dtype is not None and not quantized and own != architecture.dtype
         ignored = tr("dtype: has no effect on the weights of a GGUF file, which are loaded as they are.")
@@ -102,6 +104,40 @@ def _gguf_plan(
         value=plan.quantization or plan.dtype,
     )
     return replace(plan, warnings=(*plan.warnings, message))
+
+
+def _stored_plan(
+    architecture: Architecture, dtype: str | None, quantization: str | None, imatrix: bool, table: TensorTable
+) -> WeightPlan:
+    """Return how files hold the model, or how it would be stored quantised otherwise.
+
+    Where nothing states the quantisation, the layout of packed tensors does.
+    """
+    placement = place(architecture, table)
+    own = dtype or architecture.dtype or FLOATS.get(placement.dtype)
+    plan = _plan(architecture, own, quantization, imatrix)
+    if plan.quantization is not None and not plan.from_config:
+        return plan
+    if placement.method and quantization is not None and not plan.from_config:
+        return plan
+    if placement.method and plan.quantization is None:
+        plan = replace(plan, quantization=placement.method, dtype=_wide(plan.dtype), from_config=True)
+    files = StoredWeights(placement, plan.dtype, all_floats=dtype is not None)
+    return replace(plan, files=files, warnings=(*plan.warnings, *_other_dtype(architecture, placement.dtype, dtype)))
+
+
+def _other_dtype(architecture: Architecture, stored: str, asked: str | None) -> tuple[str, ...]:
+    """Return the note that files and configuration name different number formats."""
+    held = FLOATS.get(stored)
+    if asked is not None or held is None or architecture.dtype in (None, held) or architecture.quantization_config:
+        return ()
+    return (
+        tr(
+            "The files hold %(stored)s, and config.json says %(stated)s, which loaders convert to.",
+            stored=held,
+            stated=architecture.dtype,
+        ),
+    )
 
 
 def _plan(architecture: Architecture, dtype: str | None, quantization: str | None, imatrix: bool) -> WeightPlan:

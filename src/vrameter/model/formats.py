@@ -64,6 +64,8 @@ class Format:
         Whether groups run over the flattened matrix instead of its rows (bitsandbytes).
     block_bytes
         Where not 0: blocks of `group` values take this much, scales inside (GGUF). [bytes]
+    scale_bits
+        What explains a value, where only the sum over a matrix is known (a file's own tensors). [bits]
     whole_groups
         Whether a matrix whose inputs are no multiple of `group` stays unquantised (MLX).
     plain
@@ -83,6 +85,7 @@ class Format:
     matrix_bytes: int = 0
     flat: bool = False
     block_bytes: int = 0
+    scale_bits: Fraction = Fraction(0)
     whole_groups: bool = False
     plain: bool = False
 
@@ -106,6 +109,8 @@ class Format:
         if self.block_bytes:
             return TensorBytes(matrices * rows * ceil_div(columns, self.group) * self.block_bytes, 0)
         values = matrices * ceil_div(rows * columns * self.bits.numerator, 8 * self.bits.denominator)
+        if self.scale_bits:
+            return TensorBytes(values, ceil_div(elements * self.scale_bits.numerator, 8 * self.scale_bits.denominator))
         groups = 0
         if self.group:
             per_row = ceil_div(columns, self.group)
@@ -128,7 +133,7 @@ class Format:
         (4.15625, 4.126953125)
         """
         if not self.group:
-            return self.bits
+            return self.bits + self.scale_bits
         if self.block_bytes:
             return Fraction(8 * self.block_bytes, self.group)
         shared = self.group * self.group_rows
@@ -148,7 +153,7 @@ class Format:
         """
         if self.block_bytes:
             return f"outputs × ⌈inputs / {self.group}⌉ × {self.block_bytes}"
-        terms = [f"elements × {_decimal(self.bits / 8)}"]
+        terms = [f"elements × {_decimal((self.bits + self.scale_bits) / 8)}"]
         if self.group and (self.scale_bytes or self.zero_bits):
             each = [_decimal(Fraction(part)) for part in (self.scale_bytes, Fraction(self.zero_bits, 8)) if part]
             share = f"({' + '.join(each)})" if len(each) > 1 else each[0]
@@ -159,6 +164,15 @@ class Format:
         beside = ((self.row_bytes, "outputs"), (self.column_bytes, "inputs"), (self.matrix_bytes, "matrices"))
         terms += [f"{what} × {size}" for size, what in beside if size]
         return " + ".join(terms)
+
+
+def measured(name: str, *, values: int, scales: int, elements: int) -> Format:
+    """Return the format of a matrix whose bytes are known and whose layout need not be.
+
+    >>> measured("awq", values=512, scales=40, elements=1024).bytes_of((256,))
+    TensorBytes(values=128, scales=10)
+    """
+    return Format(name, Fraction(8 * values, elements), scale_bits=Fraction(8 * scales, elements))
 
 
 def _decimal(number: Fraction) -> str:
@@ -256,5 +270,6 @@ def exl(version: int, bits: Fraction) -> Format:
 
 __all__ = [
     "AWQ", "BLOCK_FP8", "CHANNEL_FP8", "CHANNEL_INT8", "MXFP4", "MXFP6", "MXFP8", "NVFP4", "STATIC_FP8", "TENSOR_FP8",
-    "TERNARY", "Format", "TensorBytes", "aqlm", "bnb", "exl", "gptq", "grouped", "hqq", "mlx", "plain",
+    "TERNARY", "Format", "TensorBytes", "aqlm", "bnb", "exl", "gptq", "grouped", "hqq", "measured", "mlx",
+    "plain",
 ]  # fmt: skip

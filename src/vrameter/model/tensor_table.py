@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
+CHOSEN = "name.quantization"
+"""Where `TensorTable.metadata` keeps what a file's own name calls its quantisation."""
+
 
 class StoredTensor(NamedTuple):
     """One tensor of a file.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from vrameter.errors import RequestError
+from vrameter.errors import RequestError, SourceError, UnknownNameError, closest
 from vrameter.i18n import language, tr
 from vrameter.units import parse_count
 
@@ -23,8 +23,9 @@ class Model:
     """A model as it was resolved.
 
     `architecture` is None where only a number of parameters was given. `source` says where the shape comes from:
-    ``catalogue``, ``config``, ``folder``, ``gguf``, ``ollama``, ``count``. `table` lists what the weight files hold, where
-    they were read.
+    ``catalogue``, ``config``, ``folder``, ``file``, ``gguf``, ``ollama``, ``hub``, ``count``. `table` lists what the weight
+    files hold, where they were read. `described` is False where nothing but them tells the shape, so that only weights can
+    be counted. `revision` is the commit that the Hub answered for.
     """
 
     name: str
@@ -35,16 +36,22 @@ class Model:
     published_params: int | None = None
     trust: str = ""
     table: TensorTable | None = None
+    described: bool = True
+    revision: str = ""
 
 
-def resolve(reference: object) -> Model:
+def resolve(reference: object, *, quantization: str | None = None, online: bool = False) -> Model:
     """Return the model that a reference names.
 
     Parameters
     ----------
     reference
-        A catalogue name or Hub id, a folder with a config.json or that file, a .gguf file, ``ollama:name``, a bare count such as ``8.8B`` or
-        8800000000, or ``{"config": {...}, "name": "..."}``.
+        A catalogue name, a Hub id with or without ``@revision``, a folder or a weight file, ``ollama:name``, a config.json, a
+        bare count such as ``8.8B`` or 8800000000, or ``{"config": {...}, "name": "..."}``.
+    quantization
+        Which GGUF file is meant, where a repository or folder has several.
+    online
+        Whether to ask the Hub even where the catalogue or what was kept knows the model.
 
     Raises
     ------
@@ -72,8 +79,49 @@ def resolve(reference: object) -> Model:
 
         return ollama.read(text)
     if folder.is_path(text):
-        return folder.read(text)
-    return _listed(text, language())
+        return folder.read(text, quantization=quantization)
+    if not online and "@" not in text:
+        try:
+            return _listed(text, language())
+        except UnknownNameError:
+            if "/" not in text:
+                raise
+    return _on_hub(text, quantization, online)
+
+
+def _on_hub(text: str, quantization: str | None, online: bool) -> Model:
+    """Return a model of the Hub; a short name is looked up in the catalogue first, which knows its repository."""
+    from vrameter.sources import hub
+
+    named = hub.parse_reference(text)
+    if named is None or "/" not in named[0]:
+        from vrameter.sources import catalogue
+
+        name, _, revision = text.partition("@")
+        named = catalogue.find(name).id, revision or None
+    from vrameter.sources import hub_model
+
+    try:
+        return hub_model.read(*named, quantization=quantization, online=online)
+    except SourceError as error:
+        if error.unreachable and not online and "@" not in text:
+            raise _neither(text, error) from None
+        raise
+
+
+def _neither(text: str, error: SourceError) -> SourceError:
+    """Return the error of a name that the catalogue lacks while the Hub cannot be asked, with the names that are near."""
+    from vrameter.sources import catalogue
+
+    near = closest(text, catalogue.names())
+    both = SourceError(
+        tr("model: there is no '%(name)s' in the catalogue, and the Hub cannot be asked: %(reason)s",
+           name=text[:80], reason=error.message),
+        field="model",
+        hint=tr("Did you mean %(names)s?", names=", ".join(f"'{item}'" for item in near)) if near else error.hint,
+    )  # fmt: skip
+    both.unreachable = True
+    return both
 
 
 @lru_cache(maxsize=128)

@@ -138,6 +138,18 @@ class Growing:
             self._next = min(2 * self._next, MAX_RANGE)
         return bytes(self._held[offset:end])
 
+    def close(self) -> None:
+        """Let go of what was fetched."""
+        self._held.clear()
+
+    def __enter__(self) -> Growing:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
 
 def _unreadable(name: str, error: Exception) -> SourceError:
     reason = getattr(error, "strerror", None) or str(error)

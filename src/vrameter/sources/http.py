@@ -201,7 +201,7 @@ class Host:
         return bytes(held)
 
     def _unreachable(self, url: str, reason: str) -> SourceError:
-        return SourceError(
+        error = SourceError(
             tr(
                 "'%(host)s' does not answer as it should: %(reason)s.",
                 host=urlsplit(url).hostname or url,
@@ -210,6 +210,8 @@ class Host:
             field="model",
             hint=tr("Check the network, proxy and HF_ENDPOINT, or give a folder or file on this machine."),
         )
+        error.unreachable = True
+        return error
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

@@ -21,7 +21,7 @@ import msgspec
 from vrameter.errors import SourceError
 from vrameter.i18n import tr
 from vrameter.sources import hub_errors
-from vrameter.sources.byte_source import ByteSource, Growing
+from vrameter.sources.byte_source import Growing
 from vrameter.sources.http import Host, Reply
 from vrameter.sources.hub_cache import FRESH_SECONDS, Cache, Listing
 from vrameter.sources.place import MAX_DOCUMENT_BYTES, parse_document
@@ -240,7 +240,7 @@ class HubPlace:
             )
         return parse_header(text, name=name, size=size, file=number)
 
-    def source(self, path: str) -> ByteSource:
+    def source(self, path: str) -> Growing:
         """Return a file's bytes, read from the front in ranges that grow."""
 
         def fetch(offset: int, length: int) -> bytes:
@@ -255,7 +255,11 @@ class HubPlace:
     # -- requests -----------------------------------------------------------------------------------
 
     def _address(self, path: str) -> str:
-        return path if "://" in path else f"/{self.name}/resolve/{quote(self.commit or self.revision, safe='')}/{quote(path)}"
+        return (
+            path
+            if "://" in path
+            else f"/{self.name}/resolve/{quote(self.commit or self.revision, safe='')}/{quote(path)}"
+        )
 
     def _part(self, path: str, offset: int, length: int) -> Reply:
         return self._get(self._address(path), limit=length, span=(offset, length))

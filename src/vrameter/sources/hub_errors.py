@@ -101,11 +101,13 @@ def _unauthorised(name: str, host: Host) -> SourceError:
 
 def offline(name: str) -> SourceError:
     """Return the error of a question that needs the network where the environment forbids it."""
-    return SourceError(
+    error = SourceError(
         tr("model: '%(name)s' is not kept on this machine, and HF_HUB_OFFLINE forbids to ask the Hub.", name=name),
         field="model",
         hint=tr("Unset HF_HUB_OFFLINE, or give a folder or file on this machine."),
     )
+    error.unreachable = True
+    return error
 
 
 __all__ = ["offline", "refused"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import msgspec
@@ -40,8 +41,8 @@ class Place(Protocol):
         """Return the headers of safetensors files; each tensor bears its file's number among them."""
         ...
 
-    def source(self, path: str) -> ByteSource:
-        """Return a file's bytes, read piece by piece."""
+    def source(self, path: str) -> AbstractContextManager[ByteSource]:
+        """Return a file's bytes, read piece by piece while the block runs."""
         ...
 
 

@@ -42,6 +42,12 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
+class NoWeightsError(SourceError):
+    """There are no weight files that are read here; `kinds` are the ends of those that are there."""
+
+    kinds: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class WeightSet:
     """Files that together hold one component's weights.
@@ -367,14 +373,16 @@ def _kind_of(path: str) -> Kind:
     return "safetensors" if path.endswith(".safetensors") else "gguf" if path.endswith(".gguf") else "torch"
 
 
-def _nothing(files: Mapping[str, int], name: str) -> SourceError:
-    kinds = sorted({suffix for path in files for suffix in _UNREADABLE if path.endswith(suffix)})
+def _nothing(files: Mapping[str, int], name: str) -> NoWeightsError:
+    kinds = tuple(sorted({suffix for path in files for suffix in _UNREADABLE if path.endswith(suffix)}))
     if kinds:
         message = tr("model: '%(name)s' holds no weights that are read here, only %(kinds)s.",
                      name=name, kinds=", ".join(kinds))  # fmt: skip
     else:
-        message = tr("model: '%(name)s' holds no weights.", name=name)
-    return SourceError(message, field="model", hint=tr("Name a repository with safetensors or GGUF files."))
+        message = tr("model: '%(name)s' holds no weights and no config.json.", name=name)
+    error = NoWeightsError(message, field="model", hint=tr("Name a repository with safetensors or GGUF files."))
+    error.kinds = kinds
+    return error
 
 
-__all__ = ["DOCUMENTS", "Selection", "Shards", "WeightSet", "choose", "is_weight_file"]
+__all__ = ["DOCUMENTS", "NoWeightsError", "Selection", "Shards", "WeightSet", "choose", "is_weight_file"]

@@ -23,7 +23,7 @@ ROWS: tuple[tuple[str, dict[str, str], str | None, str | None], ...] = (
 )
 
 
-def overview(model: object, *, context_length: int = 8192) -> dict[str, Any]:
+def overview(model: object, *, context_length: int = 8192, online: bool = False) -> dict[str, Any]:
     """Return a row per precision and quantisation of a model.
 
     Parameters
@@ -32,6 +32,8 @@ def overview(model: object, *, context_length: int = 8192) -> dict[str, Any]:
         As in a request; it must have a shape.
     context_length
         Tokens of the inference column, bounded by the model's own positions. [tokens]
+    online
+        Whether to ask the Hub even where the catalogue knows the model.
 
     Notes
     -----
@@ -41,18 +43,21 @@ def overview(model: object, *, context_length: int = 8192) -> dict[str, Any]:
     from vrameter.response import estimate
     from vrameter.sources import resolve
 
-    resolved = resolve(model)
+    resolved = resolve(model, online=online)
     architecture = resolved.architecture
     assert architecture is not None, "an overview needs a shape"
     limit = architecture.main.max_positions
     tokens = min(context_length, limit) if limit else context_length
+    # Where only weights can be counted, no length makes a difference.
+    common = {"model": model, **({"online": True} if online else {})}
+    question = {**common, "settings": {"context_length": tokens}} if resolved.described else common
     rows: list[dict[str, Any]] = []
-    own = architecture.quantization_config is not None
+    own = architecture.quantization_config is not None or resolved.table is not None
     entries = (("as published", {}, None, None), *ROWS) if own else ROWS
     first: dict[str, Any] | None = None
     warnings: list[str] = []
     for name, fields, rule_dtype, recipe in entries:
-        response = estimate({"model": model, "settings": {"context_length": tokens}, **fields})
+        response = estimate({**question, **fields})
         if first is None:
             first = response
             warnings = list(response["warnings"])
@@ -60,7 +65,7 @@ def overview(model: object, *, context_length: int = 8192) -> dict[str, Any]:
         rows.append(
             {
                 "name": name,
-                "request": {"model": model, **fields},
+                "request": {**common, **fields},
                 "weights_bytes": response["report"]["weights_bytes"],
                 "inference_bytes": response["devices"][0]["peak"]["used_bytes"],
                 "inference_low_bytes": response["devices"][0]["peak"]["low_bytes"],
@@ -80,7 +85,7 @@ def overview(model: object, *, context_length: int = 8192) -> dict[str, Any]:
             }
         )
     assert first is not None
-    bf16 = estimate({"model": model, "dtype": "bf16", "settings": {"context_length": tokens}})
+    bf16 = estimate({**question, "dtype": "bf16"})
     return {
         "model": first["model"],
         "context_length": tokens,

@@ -62,7 +62,7 @@ def estimate(request: Mapping[str, Any] | Request) -> Response:
     from vrameter.sources import resolve
 
     ask = parse(request)
-    model = resolve(ask.model)
+    model = resolve(ask.model, quantization=ask.quantization, online=ask.online)
     device, count = _devices(ask)
     if ask.method == "rule-of-thumb" or model.architecture is None:
         return _by_rule(ask, model, device, count)
@@ -108,7 +108,10 @@ def _by_architecture(ask: Request, model: Model, device: Device | None, count: i
 
     architecture = model.architecture
     assert architecture is not None
-    module = engine(ask.engine, ask.task)
+    if model.described:
+        module = engine(ask.engine, ask.task)
+    else:
+        from vrameter.engines import weights_only as module
     answer = module.estimate(Ask(ask, architecture, device, count, table=model.table))
     warnings = [*model.notes, *architecture.notes, *answer.warnings, *(device.notes if device else ())]
     resolved = _echo(ask, device, count, settings=answer.settings, method="architecture", **answer.resolved)
@@ -156,8 +159,8 @@ def _model_entry(model: Model) -> dict[str, Any]:
         return {"name": model.name, "architecture": None, "num_params": model.num_params, "source": model.source}
     return {
         "name": model.name,
-        "architecture": architecture.class_name,
-        "model_type": architecture.model_type,
+        "architecture": architecture.class_name or None,
+        "model_type": architecture.model_type or None,
         "num_params": architecture.num_params,
         "num_active_params": architecture.num_active_params,
         "num_params_without_embeddings": architecture.num_params - architecture.num_embedding_params,
@@ -167,6 +170,8 @@ def _model_entry(model: Model) -> dict[str, Any]:
         "source": model.source,
         **({"published_params": model.published_params} if model.published_params else {}),
         **({"trust": model.trust} if model.trust else {}),
+        **({"revision": model.revision} if model.revision else {}),
+        **({"stored_bytes": model.table.num_bytes} if model.table is not None else {}),
     }
 
 
@@ -182,6 +187,8 @@ def _echo(ask: Request, device: Device | None, count: int, **resolved: Any) -> d
     shown["parallelism"] = {name: getattr(degrees, name) for name in Parallelism.__struct_fields__}
     shown["engine"] = ask.engine
     shown["engine_version"] = ask.engine_version
+    if ask.online:
+        shown["online"] = True
     shown["settings"] = resolved.pop("settings", dict(ask.settings))
     return shown
 

@@ -81,6 +81,7 @@ class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     engine: str = "transformers"
     engine_version: str | None = None
     settings: dict[str, Any] = {}
+    online: bool = False
 
 
 def parse(values: object) -> Request:

@@ -23,14 +23,14 @@ def command() -> click.Command:
 def run(model: str | None, format_: str, check: bool, **given: Any) -> int:
     """Answer with an overview where only a model is named, else with an estimate."""
     request = request_of(model, given)
-    if set(request) == {"model"} and not check:
+    if set(request) <= {"model", "online"} and not check:
         from vrameter.overview import overview
         from vrameter.units import is_count
 
         if not is_count(request["model"]):
             from vrameter.cli.write import write_overview
 
-            return write_overview(overview(request["model"]), format_)
+            return write_overview(overview(**request), format_)
     from vrameter.cli.write import write_response
     from vrameter.response import estimate
 

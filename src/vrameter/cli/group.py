@@ -59,7 +59,7 @@ def group() -> click.Group:
     text = tr(
         "How much GPU memory a model needs, whether it fits, and why.\n\n"
         "vrameter MODEL shows the memory of a model in every precision; vrameter MODEL --device GPU says whether it fits. "
-        "MODEL is a catalogue name, a folder with a config.json, or a number of parameters such as 8.8B."
+        "MODEL is a catalogue name, a repository on the Hub, a folder or weight file, or a number of parameters such as 8.8B."
     )
     return Group(
         name="vrameter",

@@ -52,6 +52,12 @@ def question_options() -> list[click.Parameter]:
     """Return the flags of a question; those of settings are the chosen engine's."""
     return [
         click.Option(["--config"], metavar="FILE", help=tr("read the shape from this config.json")),
+        click.Option(
+            ["--online"],
+            is_flag=True,
+            default=None,
+            help=tr("ask the Hub for the model's files, even where the catalogue knows it"),
+        ),
         click.Option(["--task"], metavar="inference|training", help=tr("what the model is to do")),
         click.Option(
             ["--method"], metavar="architecture|rule-of-thumb", help=tr("exact arithmetic or the best-known rule")

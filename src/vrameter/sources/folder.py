@@ -152,6 +152,8 @@ def _remembered(root: Path, only: str | None, quantization: str | None) -> Model
     from vrameter.sources.checkpoint import read_checkpoint
 
     found = LocalPlace(root, only=only is not None)
+    if not any(path.endswith(".gguf") for path in found.files):
+        quantization = None
     key = (str(root / (only or "")), quantization, language())
     kept = _MODELS.get(key)
     if kept is not None and kept[0] == found.signature:

@@ -22,6 +22,8 @@ REMEMBERED, REMEMBERED_SECONDS = 16, 120.0
 # After the Hub could not be reached, other names are not tried for a while: a list of requests must not wait for each.
 PAUSE_SECONDS = 30.0
 
+# Stands for any quantisation, where it chooses no file.
+ANY = "*"
 _MODELS: dict[tuple[str, ...], tuple[float, Model]] = {}
 _silent_since: dict[str, tuple[float, SourceError]] = {}
 
@@ -41,32 +43,25 @@ def read(repository: str, revision: str | None, *, quantization: str | None = No
     SourceError
         Where it may not be read, or the Hub cannot be reached and nothing is kept.
     """
-    key = (
-        endpoint(),
-        repository,
-        revision or "",
-        quantization or "",
-        str(online),
-        language(),
-        str(is_offline()),
-        str(home()),
-    )
-    kept = _MODELS.get(key)
-    if kept is not None and time.monotonic() - kept[0] < REMEMBERED_SECONDS:
-        return kept[1]
-    model = _read(repository, revision, quantization, online)
+    asked = (endpoint(), repository, revision or "", str(online), language(), str(is_offline()), str(home()))
+    for choice in (ANY, quantization or ""):
+        kept = _MODELS.get((*asked, choice))
+        if kept is not None and time.monotonic() - kept[0] < REMEMBERED_SECONDS:
+            return kept[1]
+    model, has_choice = _read(repository, revision, quantization, online)
     while len(_MODELS) >= REMEMBERED:
         del _MODELS[next(iter(_MODELS))]
-    _MODELS[key] = (time.monotonic(), model)
+    _MODELS[(*asked, (quantization or "") if has_choice else ANY)] = (time.monotonic(), model)
     return model
 
 
-def _read(repository: str, revision: str | None, quantization: str | None, online: bool) -> Model:
+def _read(repository: str, revision: str | None, quantization: str | None, online: bool) -> tuple[Model, bool]:
+    """Return the model, and whether the quantisation chooses among its files."""
     silent = _silent_since.get(endpoint())
     if silent is not None and time.monotonic() - silent[0] < PAUSE_SECONDS and not online:
         downloaded = _downloaded(repository, revision, quantization)
         if downloaded is not None:
-            return downloaded
+            return downloaded, True
         raise silent[1]
     try:
         place = HubPlace(repository, revision, ask=online)
@@ -75,12 +70,13 @@ def _read(repository: str, revision: str | None, quantization: str | None, onlin
     except SourceError as error:
         downloaded = _downloaded(repository, revision, quantization)
         if downloaded is not None:
-            return downloaded
+            return downloaded, True
         if error.unreachable:
             _silent_since[endpoint()] = (time.monotonic(), error)
         raise
     _silent_since.pop(endpoint(), None)
-    return replace(model, notes=(*place.notes, *model.notes), revision=place.commit or place.revision)
+    noted = replace(model, notes=(*place.notes, *model.notes), revision=place.commit or place.revision)
+    return noted, any(path.endswith(".gguf") for path in place.files)
 
 
 def _downloaded(repository: str, revision: str | None, quantization: str | None) -> Model | None:

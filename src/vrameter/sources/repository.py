@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vrameter.errors import RequestError, SourceError
+from vrameter.errors import SourceError
 from vrameter.i18n import tr
 from vrameter.model.dtypes import spelled
 from vrameter.sources.file_names import Shards, folder_of, gguf_sets, shards_of, within
@@ -119,8 +119,6 @@ def choose(
     ------
     SourceError
         Where there are no weights that can be read, or shards are missing.
-    RequestError
-        Where the quantisation asked for is not there.
     """
     if only is not None:
         return _one(files, read, only)
@@ -129,7 +127,7 @@ def choose(
         gguf = gguf_sets(files)
         asked = {spelled(label) for label, _ in gguf} if quantization else set()
         plain = None if quantization and spelled(quantization) in asked else _model(files, read)
-        made = plain or (_gguf(gguf, quantization, name) if gguf else None)
+        made = plain or (_gguf(gguf, quantization) if gguf else None)
     if made is None:
         raise _nothing(files, name)
     used = {path for each in made.sets for path in each.files}
@@ -237,24 +235,20 @@ def _model(files: Mapping[str, int], read: Read) -> Selection | None:
     return None
 
 
-def _gguf(sets: list[tuple[str, tuple[str, ...]]], quantization: str | None, name: str) -> Selection:
+def _gguf(sets: list[tuple[str, tuple[str, ...]]], quantization: str | None) -> Selection:
     """Return the GGUF file of a quantisation, in one piece or several."""
     labels = tuple(dict.fromkeys(label for label, _ in sets))
     notes: list[str] = []
     if quantization:
         matching = [each for each in sets if spelled(each[0]) == spelled(quantization)]
         if not matching:
-            raise RequestError(
-                tr(
-                    "quantization: '%(value)s' is not among the GGUF files of '%(name)s'.",
-                    value=quantization,
-                    name=name,
-                ),
-                field="quantization",
-                hint=tr("Use one of: %(names)s.", names=", ".join(labels)),
-            )
+            matching = _default_gguf(sets)
+            notes.append(
+                tr("There is no GGUF file in %(value)s (there are: %(names)s): the same model is counted as it would be so.",
+                   value=quantization, names=", ".join(labels))
+            )  # fmt: skip
     else:
-        matching = [each for each in sets if spelled(each[0]) == spelled(DEFAULT_GGUF)] or sets
+        matching = _default_gguf(sets)
         if len(labels) > 1:
             notes.append(
                 tr("Several GGUF files: %(chosen)s is taken. Name another as the quantisation: %(names)s.",
@@ -262,6 +256,10 @@ def _gguf(sets: list[tuple[str, tuple[str, ...]]], quantization: str | None, nam
             )  # fmt: skip
     label, files = matching[0]
     return Selection("gguf", (WeightSet("", "gguf", files, folder_of(files[0])),), labels, label, notes=tuple(notes))
+
+
+def _default_gguf(sets: list[tuple[str, tuple[str, ...]]]) -> list[tuple[str, tuple[str, ...]]]:
+    return [each for each in sets if spelled(each[0]) == spelled(DEFAULT_GGUF)] or sets
 
 
 # -- one folder ---------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vrameter.errors import VrameterError
+    from vrameter.inspection import inspect
     from vrameter.jsonlines import batch
     from vrameter.memory.rule_of_thumb import rule_of_thumb
     from vrameter.model.architecture import Architecture
@@ -30,12 +31,13 @@ _PUBLIC = {
     "VrameterError": "vrameter.errors",
     "batch": "vrameter.jsonlines",
     "estimate": "vrameter.response",
+    "inspect": "vrameter.inspection",
     "read_config": "vrameter.model.read",
     "rule_of_thumb": "vrameter.memory.rule_of_thumb",
 }
 
 __all__ = [
-    "Architecture", "DeviceSpec", "Parallelism", "Request", "Response", "VrameterError", "__version__", "batch", "estimate",
+    "Architecture", "DeviceSpec", "Parallelism", "Request", "Response", "VrameterError", "__version__", "batch", "estimate", "inspect",
     "read_config", "rule_of_thumb",
 ]  # fmt: skip
 

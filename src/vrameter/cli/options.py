@@ -52,12 +52,7 @@ def question_options() -> list[click.Parameter]:
     """Return the flags of a question; those of settings are the chosen engine's."""
     return [
         click.Option(["--config"], metavar="FILE", help=tr("read the shape from this config.json")),
-        click.Option(
-            ["--online"],
-            is_flag=True,
-            default=None,
-            help=tr("ask the Hub for the model's files, even where the catalogue knows it"),
-        ),
+        online_option(),
         click.Option(["--task"], metavar="inference|training", help=tr("what the model is to do")),
         click.Option(
             ["--method"], metavar="architecture|rule-of-thumb", help=tr("exact arithmetic or the best-known rule")
@@ -80,6 +75,16 @@ def question_options() -> list[click.Parameter]:
             ["--set"], multiple=True, metavar="NAME=VALUE", help=tr("another setting under the engine's own name")
         ),
     ]
+
+
+def online_option() -> click.Option:
+    """Return the flag that asks the Hub."""
+    return click.Option(
+        ["--online"],
+        is_flag=True,
+        default=None,
+        help=tr("ask the Hub for the model's files, even where the catalogue knows it"),
+    )
 
 
 def output_options(*, check: bool = True) -> list[click.Parameter]:

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from vrameter.model.tensor_table import StoredTensor
 
@@ -33,12 +34,15 @@ _ENDS = (
     "q_scale_max", "q_groups", "q_group_map", "q_perm", "q_invperm", "trellis", "suh", "svh", "su", "sv", "mcg", "mul1",
     "W_q", "scale", "zero", "weight",
 )  # fmt: skip
-_LAST_WORDS = {end.rpartition(".")[2]: [] for end in _ENDS}  # type: dict[str, list[str]]
-for _end in _ENDS:
-    _LAST_WORDS[_end.rpartition(".")[2]].append(_end)
+_LAST_WORDS: dict[str, tuple[str, ...]] = {
+    word: tuple(end for end in _ENDS if end.rpartition(".")[2] == word)
+    for word in (end.rpartition(".")[2] for end in _ENDS)
+}
 # The tensor that holds the packed values; the first that is there says which method it was.
 _MAINS = ("qweight", "weight_packed", "W_q", "codes", "q_weight", "trellis", "weight._data", "weight")
 _BLOCKS, _SCALES = "_blocks", "_scales"
+# Types that hold packed or scaled values wherever a scale stands beside them.
+_NARROW = ("f8", "u", "i", "f4", "f6")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +96,7 @@ def _stated(config: Mapping[str, Any]) -> Packing:
     return Packing(bits if bits <= 32 else 0, first("group_size", "q_group_size"))
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One parameter as the files hold it.
 
     Parameters
@@ -134,23 +137,34 @@ def parameters(tensors: Iterable[StoredTensor], packing: Packing | None = None) 
     modules: dict[str, dict[str, StoredTensor]] = {}
     for tensor in tensors:
         module, end = _split(tensor.name)
-        modules.setdefault(module, {})[end] = tensor
+        held = modules.get(module)
+        if held is None:
+            modules[module] = {end: tensor}
+        else:
+            held[end] = tensor
+    stated = packing or Packing()
     found: list[Parameter] = []
     for module, held in modules.items():
-        if len(held) == 1 or not _is_packed(held):
+        main = _main_of(held) if len(held) > 1 else None
+        if main is None:
             found += [_plain(tensor) for tensor in held.values()]
         else:
-            found += _unpacked(module, held, (packing or Packing()).of(module))
+            found.append(_unpacked(module, held, main, stated.of(module)))
     return found
 
 
 def _split(name: str) -> tuple[str, str]:
     """Return the module of a tensor, and which of its tensors it is."""
-    if name.endswith(_BLOCKS):
-        return name.removesuffix(_BLOCKS), _BLOCKS
-    if name.endswith(_SCALES):
-        return name.removesuffix(_SCALES), _SCALES
-    for end in _LAST_WORDS.get(name.rpartition(".")[2], ()):
+    module, _, last = name.rpartition(".")
+    ends = _LAST_WORDS.get(last)
+    if ends is None:
+        for end in (_BLOCKS, _SCALES):
+            if name.endswith(end):
+                return name.removesuffix(end), end
+        return name, ""
+    if len(ends) == 1 and ends[0] == last and module:
+        return module, last
+    for end in ends:
         if name.endswith(f".{end}"):
             return name[: -len(end) - 1], end
     return name, ""
@@ -160,28 +174,34 @@ def _plain(tensor: StoredTensor) -> Parameter:
     return Parameter(tensor.name, tensor.shape, tensor.num_bytes, 0, tensor.dtype)
 
 
-def _is_packed(held: Mapping[str, StoredTensor]) -> bool:
-    """Say whether tensors of one module are a packed matrix rather than, say, a norm's weight and scale."""
-    if any(end in held for end in (*_MAINS[:-1], _BLOCKS, "SCB", "weight.absmax")):
-        return True
-    main = held.get("weight")
-    narrow = main is not None and main.dtype.startswith(("f8", "u", "i", "f4", "f6"))
-    return narrow and any(end != "weight" for end in held)
+def _main_of(held: Mapping[str, StoredTensor]) -> StoredTensor | None:
+    """Return the tensor that holds packed values; None where it is no packed matrix but, say, a norm's weight and scale."""
+    end, surely = _main_end(tuple(held))
+    main = held.get(end)
+    return main if main is not None and (surely or main.dtype.startswith(_NARROW)) else None
 
 
-def _unpacked(module: str, held: dict[str, StoredTensor], packing: Packing) -> list[Parameter]:
+@lru_cache(maxsize=1024)
+def _main_end(ends: tuple[str, ...]) -> tuple[str, bool]:
+    """Return which of a module's tensors would hold packed values, and whether the others show that it does."""
+    main = next((end for end in (_BLOCKS, *_MAINS) if end in ends), "")
+    return main, main not in ("", "weight") or "SCB" in ends or "weight.absmax" in ends
+
+
+def _unpacked(module: str, held: Mapping[str, StoredTensor], main: StoredTensor, packing: Packing) -> Parameter:
     """Return the matrix that tensors of one module hold together."""
-    main = next((held[end] for end in (_BLOCKS, *_MAINS) if end in held), None)
-    if main is None:
-        return [_plain(tensor) for tensor in held.values()]
     method, shape = _layout(held, main, packing)
-    beside = sum(tensor.num_bytes for tensor in held.values()) - main.num_bytes
+    beside = -main.num_bytes
+    for tensor in held.values():
+        beside += tensor.num_bytes
     name = module if _BLOCKS in held else f"{module}.weight"
-    return [Parameter(name, shape, main.num_bytes, beside, main.dtype, method, len(held))]
+    return Parameter(name, shape, main.num_bytes, beside, main.dtype, method, len(held))
 
 
 def _layout(held: Mapping[str, StoredTensor], main: StoredTensor, packing: Packing) -> tuple[str, tuple[int, ...]]:
     """Return the method and the shape of the parameter."""
+    if main.dtype.startswith("f8") and "weight" in held:
+        return "fp8", main.shape
     if _BLOCKS in held:
         *stack, groups, width = main.shape if len(main.shape) > 1 else (1, *main.shape)
         return "mxfp4", (*stack, groups * width * 2)
@@ -204,7 +224,7 @@ def _layout(held: Mapping[str, StoredTensor], main: StoredTensor, packing: Packi
         return method, (main.num_bytes * 8 // bits,)
     if main.dtype in ("u8", "f4"):
         return _half_bytes(held, main)
-    return ("fp8" if main.dtype.startswith("f8") else "int8"), main.shape
+    return "int8", main.shape
 
 
 def _half_bytes(held: Mapping[str, StoredTensor], main: StoredTensor) -> tuple[str, tuple[int, ...]]:

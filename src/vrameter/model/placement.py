@@ -60,9 +60,9 @@ class Held(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """One parameter of the files, and where it belongs. `loaded` is False for what loaders skip."""
+    """Parameters of the files, and where they belong together. `loaded` is False for what loaders skip."""
 
-    parameter: Parameter
+    parameters: tuple[Parameter, ...]
     component: str
     role: str
     layer: int | None
@@ -91,10 +91,6 @@ class Placement:
     dtype: str
     method: str
     warnings: tuple[str, ...] = ()
-
-    def loaded_params(self) -> int:
-        """Return the parameters that a loader loads."""
-        return sum(each.parameter.num_params for each in self.placed if each.loaded)
 
 
 class _Slot(NamedTuple):
@@ -270,14 +266,20 @@ class _Matching:
         reshaped: list[tuple[Tensor, tuple[int, ...]]] = []
         for key, group in self.found.items():
             slot = self.slot_of[key]
-            shape = _shape(slot.tensor, group)
+            values = scales = size = 0
+            widest = group[0]
+            for each in group:
+                values += each.values
+                scales += each.scales
+                size += prod(each.shape)
+                if each.values > widest.values:
+                    widest = each
+            shape = _shape(slot.tensor, group, size)
             if shape != slot.tensor.shape:
                 reshaped.append((slot.tensor, shape))
-            widest = max(group, key=lambda each: each.values)
-            held[key] = Held(shape, sum(each.values for each in group), sum(each.scales for each in group), widest.dtype,
-                             widest.method)  # fmt: skip
+            held[key] = Held(shape, values, scales, widest.dtype, widest.method)
             component = slot.component
-            placed += [Placed(each, component.name, slot.tensor.role, slot.layer, component.loaded) for each in group]
+            placed.append(Placed(tuple(group), component.name, slot.tensor.role, slot.layer, component.loaded))
         lacking = [slot for key, slot in self.slot_of.items() if key not in held and slot.component.loaded]
         components = [self._as_held(component, held) for component in self.architecture.components]
         components = self._with_extra(components, held, placed)
@@ -286,12 +288,10 @@ class _Matching:
         ) == len(self.architecture.components)
         kept = tuple(component for component in components if component.tensors or component.layers)
         architecture = self.architecture if same else replace(self.architecture, components=kept)
-        placed += [Placed(each, kind_of(each.name), role_of(each.name), None, False) for each in self.skipped]
-        plain = [each for each in placed if not each.parameter.method and each.parameter.dtype.startswith(("f", "bf"))]
+        placed += [Placed((each,), kind_of(each.name), role_of(each.name), None, False) for each in self.skipped]
+        floats, methods = _sums(held.values())
         return Placement(
-            architecture, held, tuple(placed),
-            dtype=_commonest((each.parameter.dtype, each.parameter.values) for each in plain),
-            method=_commonest((each.parameter.method, each.parameter.values) for each in placed if each.parameter.method),
+            architecture, held, tuple(placed), dtype=_largest(floats), method=_largest(methods),
             warnings=tuple(self._warnings(reshaped, lacking)),
         )  # fmt: skip
 
@@ -406,12 +406,11 @@ def _hold(
     held[component_key(component), layer, tensor.name] = Held(
         tensor.shape, parameter.values, parameter.scales, parameter.dtype, parameter.method
     )
-    placed.append(Placed(parameter, component.name, tensor.role, layer, component.loaded))
+    placed.append(Placed((parameter,), component.name, tensor.role, layer, component.loaded))
 
 
-def _shape(tensor: Tensor, group: list[Parameter]) -> tuple[int, ...]:
+def _shape(tensor: Tensor, group: list[Parameter], size: int) -> tuple[int, ...]:
     """Return a tensor's shape as the files have it. Packed matrices keep ours: their layout may not tell it."""
-    size = sum(each.num_params for each in group)
     if size == tensor.size or any(each.method for each in group):
         return tensor.shape
     if len(group) == 1 and len(group[0].shape) == len(tensor.shape):
@@ -420,10 +419,19 @@ def _shape(tensor: Tensor, group: list[Parameter]) -> tuple[int, ...]:
     return (size // inner, *tensor.shape[1:]) if inner and size % inner == 0 else (size,)
 
 
-def _commonest(counted: Iterable[tuple[str, int]]) -> str:
-    sums: dict[str, int] = {}
-    for name, size in counted:
-        sums[name] = sums.get(name, 0) + size
+def _sums(held: Iterable[Held]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the bytes of each plain number format of floats, and of each way of packing."""
+    floats: dict[str, int] = {}
+    methods: dict[str, int] = {}
+    for each in held:
+        if each.method:
+            methods[each.method] = methods.get(each.method, 0) + each.values
+        elif each.dtype.startswith(("f", "bf")):
+            floats[each.dtype] = floats.get(each.dtype, 0) + each.values
+    return floats, methods
+
+
+def _largest(sums: Mapping[str, int]) -> str:
     return max(sums, key=lambda name: sums[name]) if sums else ""
 
 

@@ -52,7 +52,7 @@ def heading(answer: Mapping[str, Any]) -> str:
     parts.append(model["architecture"])
     if answer["kv_cache"]:
         parts.append(tr("KV cache %(bytes)s B per token", bytes=f"{answer['kv_cache']['bytes_per_token']:,}"))
-    return " · ".join(parts)
+    return " · ".join(part for part in parts if part)
 
 
 def overview_text(answer: Mapping[str, Any]) -> str:

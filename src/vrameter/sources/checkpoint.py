@@ -6,8 +6,9 @@ together: the files decide what weights take, the configuration what else there 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,23 @@ def read_checkpoint(
     VrameterError
         Where there is nothing to read, or what is there contradicts itself.
     """
-    name = name or place_.name
+    with uncollected():
+        return _read(place_, source, name or place_.name, quantization, only)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Build a large table without the collector going through all of it again and again: nothing of it is garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _read(place_: Place, source: str, name: str, quantization: str | None, only: str | None) -> Model:
     try:
         chosen = choose(place_.files, place_.document, name=place_.name, quantization=quantization, only=only)
     except NoWeightsError as error:

@@ -274,11 +274,14 @@ class HubPlace:
 
     @cached_property
     def _connection(self) -> Host:
-        from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined,unused-ignore]
+        from huggingface_hub import constants, get_session, get_token
 
         from vrameter import __version__
 
-        headers = build_hf_headers(library_name="vrameter", library_version=__version__)
+        headers = {"user-agent": f"vrameter/{__version__}"}
+        token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+        if token:
+            headers["authorization"] = f"Bearer {token}"
         return Host(endpoint(), headers, get_session())
 
 

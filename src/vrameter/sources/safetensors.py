@@ -14,9 +14,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import prod
-from sys import intern
 from typing import NamedTuple, NoReturn
 
 import msgspec
@@ -39,6 +37,9 @@ BITS = {
     "I64": 64, "U64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
 """Bits of one element of every type that the format knows. [bits]."""
+
+
+_TYPES = {name: (bits, name.lower()) for name, bits in BITS.items()}
 
 
 class Header(NamedTuple):
@@ -161,19 +162,23 @@ def _tensors(entries: dict[str, _Entry], name: str, file: int) -> tuple[list[Sto
     """Return the tensors of a header, and where their bytes end."""
     tensors: list[StoredTensor] = []
     places: list[tuple[int, int, str]] = []
-    shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+    # Few shapes occur many times: each is read once.
+    shapes: dict[bytes, tuple[tuple[int, ...], int]] = {}
     for tensor, entry in entries.items():
-        shape, (begin, end) = _shape(entry, tensor, name), _place(entry, tensor, name)
-        bits = BITS.get(entry.dtype)
-        if bits is None:
+        text = bytes(entry.shape)
+        if text not in shapes:
+            shapes[text] = _shape(text, tensor, name)
+        shape, elements = shapes[text]
+        begin, end = _place(bytes(entry.data_offsets), tensor, name)
+        known = _TYPES.get(entry.dtype)
+        if known is None:
             _refuse(name, tr("tensor '%(tensor)s' has the unknown type '%(dtype)s'",
                              tensor=_shown(tensor), dtype=_shown(entry.dtype)))  # fmt: skip
-        if 8 * (end - begin) != prod(shape) * bits:
+        bits, dtype = known
+        if 8 * (end - begin) != elements * bits:
             _refuse(name, tr("tensor '%(tensor)s' of shape %(shape)s and type %(dtype)s has %(length)s bytes",
                              tensor=_shown(tensor), shape=list(shape), dtype=entry.dtype, length=end - begin))  # fmt: skip
-        tensors.append(
-            StoredTensor(tensor, shapes.setdefault(shape, shape), intern(entry.dtype.lower()), end - begin, file)
-        )
+        tensors.append(StoredTensor(tensor, shape, dtype, end - begin, file))
         places.append((begin, end, tensor))
     places.sort()
     reached = 0
@@ -185,30 +190,31 @@ def _tensors(entries: dict[str, _Entry], name: str, file: int) -> tuple[list[Sto
     return tensors, reached
 
 
-def _shape(entry: _Entry, tensor: str, name: str) -> tuple[int, ...]:
-    shape = tuple(_numbers(entry.shape, tensor, name))
-    elements = 1
+def _shape(text: bytes, tensor: str, name: str) -> tuple[tuple[int, ...], int]:
+    """Return a shape and its elements."""
+    shape = tuple(_numbers(text, tensor, name))
+    bound = 1
     for extent in shape:
-        elements *= extent or 1
-        if extent < 0 or elements > MAX_SIZE:
+        bound *= extent or 1
+        if extent < 0 or bound > MAX_SIZE:
             _refuse(name, tr("tensor '%(tensor)s' has the impossible shape %(shape)s",
                              tensor=_shown(tensor), shape=_shown(str(list(shape)))))  # fmt: skip
-    return shape
+    return shape, prod(shape)
 
 
-def _place(entry: _Entry, tensor: str, name: str) -> tuple[int, int]:
-    place = _numbers(entry.data_offsets, tensor, name)
+def _place(text: bytes, tensor: str, name: str) -> tuple[int, int]:
+    place = _numbers(text, tensor, name)
     if len(place) != 2 or not 0 <= place[0] <= place[1] <= MAX_SIZE:
         _refuse(name, tr("tensor '%(tensor)s' has the impossible place %(place)s",
                          tensor=_shown(tensor), place=_shown(str(place))))  # fmt: skip
     return place[0], place[1]
 
 
-def _numbers(raw: msgspec.Raw, tensor: str, name: str) -> list[int]:
+def _numbers(text: bytes, tensor: str, name: str) -> list[int]:
     """Return a short list of whole numbers."""
-    if len(memoryview(raw)) <= _SHORT:
+    if len(text) <= _SHORT:
         try:
-            return _whole_numbers.decode(raw)
+            return _whole_numbers.decode(text)
         except msgspec.DecodeError:
             pass
     _refuse(
@@ -228,17 +234,6 @@ def _refuse(name: str, reason: str) -> NoReturn:
     )
 
 
-def repeated(headers: Iterable[Header]) -> str | None:
-    """Return the name of a tensor that several files hold, or None."""
-    seen: set[str] = set()
-    for header in headers:
-        for tensor in header.tensors:
-            if tensor.name in seen:
-                return tensor.name
-            seen.add(tensor.name)
-    return None
-
-
 __all__ = [
     "BITS",
     "MAX_HEADER_BYTES",
@@ -247,5 +242,4 @@ __all__ = [
     "header_length",
     "parse_header",
     "read_header",
-    "repeated",
 ]

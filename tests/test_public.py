@@ -18,6 +18,7 @@ def test_public_names() -> None:
         "__version__",
         "batch",
         "estimate",
+        "inspect",
         "read_config",
         "rule_of_thumb",
     ]

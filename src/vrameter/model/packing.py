@@ -275,7 +275,12 @@ def _mlx(held: Mapping[str, StoredTensor], main: StoredTensor, packing: Packing)
     groups = scales.shape[-1] if scales.shape else 1
     if "biases" not in held:
         return "mlx-fp", (*stack, groups * (packing.group or 32))
-    return "mlx", (*stack, groups * (packing.group or 64))
+    return "mlx", (*stack, groups * (packing.group or _mlx_group(32 * (main.shape or (1,))[-1] // max(1, groups))))
+
+
+def _mlx_group(bits_of_group: int) -> int:
+    """Return the size of a group whose packed values take so many bits: the default, where it makes sense."""
+    return next((group for group in (64, 32, 128) if bits_of_group / group in (3, 4, 5, 6, 8)), 64)
 
 
 __all__ = ["Packing", "Parameter", "packing_of", "parameters"]

@@ -26,7 +26,7 @@ from vrameter.model.tensor_table import TensorTable
 
 _EXPERT = re.compile(r"\.(?:experts\.\d+|switch_mlp)\.")
 _STACKED = re.compile(r"\.experts\.(?!\d)")
-_LAYER = re.compile(r"\A(.*?)\.(\d+)\.(.+)\Z")
+_LAYER = re.compile(r"\A(.*?)\.(\d{1,6})\.(.+)\Z")
 _NOT_LOADED = re.compile(
     r"(?:rotary\w*|rope)\.\w*(?:inv_freq|cos_cached|sin_cached)\Z|\.attn\.(?:bias|masked_bias)\Z|\.attention\.(?:bias|masked_bias)\Z"
     r"|position_ids\Z|inv_freq\Z"
@@ -137,7 +137,7 @@ class _Matching:
     def placement(self) -> Placement:
         self._list_slots()
         left = self._match(parameters(self.table.tensors, packing_of(self.architecture.quantization_config)))
-        left = self._match_by_size(left)
+        left = self._match_by_size(self._match_without_first_word(left))
         self._sort_out(left)
         return self._conclude()
 
@@ -161,13 +161,25 @@ class _Matching:
         prefixes = self._shortcuts()
         for parameter in stored:
             name = parameter.name
-            others = (*(f"{prefix}.{name}" for prefix in prefixes), name.partition(".")[2])
+            others = (f"{prefix}.{name}" for prefix in prefixes)
             slot = self._named(name) or next((found for other in others if (found := self._named(other))), None)
             if slot is None:
                 left.append(parameter)
             else:
                 self.found.setdefault(slot.key, []).append(parameter)
         return left
+
+    def _match_without_first_word(self, left: list[Parameter]) -> list[Parameter]:
+        """Put parameters whose names have one word before ours where nothing else was put, and return the rest."""
+        taken = set(self.found)
+        rest: list[Parameter] = []
+        for parameter in left:
+            slot = self._named(parameter.name.partition(".")[2])
+            if slot is None or slot.key in taken:
+                rest.append(parameter)
+            else:
+                self.found.setdefault(slot.key, []).append(parameter)
+        return rest
 
     def _named(self, name: str) -> _Slot | None:
         collapsed = _EXPERT.sub(".experts.0.", name)
@@ -176,7 +188,7 @@ class _Matching:
         )
 
     def _shortcuts(self) -> tuple[str, ...]:
-        """Return the first words of our names, which a checkpoint of the bare model leaves out, or has besides."""
+        """Return the first words of our names, which a checkpoint of the bare model leaves out."""
         words = {
             (component.prefix or component.layers_prefix).partition(".")[0]
             for component in self.architecture.components
@@ -188,15 +200,14 @@ class _Matching:
     def _match_by_size(self, left: list[Parameter]) -> list[Parameter]:
         """Put parameters of a layer into the tensors that it lacks, where both have the same size in sum."""
         lists = {
-            common(f"{component.layers_prefix}.0.x").removesuffix(".0.x"): component
+            _list_name(component.layers_prefix): component
             for component in reversed(self.architecture.components)
             if component.layers
         }
         groups: dict[tuple[str, int | None], list[Parameter]] = {}
         for parameter in left:
-            match = _LAYER.match(common(parameter.name))
-            known = match is not None and match[1] in lists
-            groups.setdefault((match[1], int(match[2])) if match and known else ("", None), []).append(parameter)
+            where = _layer_of(parameter.name)
+            groups.setdefault(where[:2] if where and where[0] in lists else ("", None), []).append(parameter)
         rest = groups.pop(("", None), [])
         for (prefix, number), group in groups.items():
             component = lists[prefix]
@@ -241,10 +252,10 @@ class _Matching:
         main = self.architecture.main if self.architecture.components else None
         for parameter in left:
             name = common(parameter.name)
-            match = _LAYER.match(name)
-            beyond = main is not None and bool(main.layers) and match is not None and match[1] in ("layers", "h") and (
-                int(match[2]) >= main.first_layer + len(main.layers)
-            )  # fmt: skip
+            where = _layer_of(parameter.name)
+            beyond = bool(main and main.layers and where and where[0] in ("layers", "h")) and (
+                where is not None and main is not None and where[1] >= main.first_layer + len(main.layers)
+            )
             duplicate = role_of(name) in ("embedding", "head") and parameter.num_params in embeddings
             if (
                 name in tied
@@ -331,16 +342,16 @@ class _Matching:
         apart: list[Parameter] = []
         by_layer: dict[tuple[int, int], list[tuple[str, Parameter]]] = {}
         lists = {
-            common(f"{component.layers_prefix}.0.x").removesuffix(".0.x"): number
+            _list_name(component.layers_prefix): number
             for number, component in reversed(list(enumerate(components)))
             if component.layers
         }
         for parameter in self.extra:
-            match = _LAYER.match(common(parameter.name))
-            number = lists.get(match[1]) if match and kind_of(parameter.name) == "other" else None
-            index = int(match[2]) - components[number].first_layer if match and number is not None else -1
-            if match and number is not None and 0 <= index < len(components[number].layers):
-                by_layer.setdefault((number, index), []).append((match[3], parameter))
+            where = _layer_of(parameter.name) if kind_of(parameter.name) == "other" else None
+            number = lists.get(where[0]) if where else None
+            index = where[1] - components[number].first_layer if where and number is not None else -1
+            if where and number is not None and 0 <= index < len(components[number].layers):
+                by_layer.setdefault((number, index), []).append((where[2], parameter))
             else:
                 apart.append(parameter)
         made: dict[tuple[int, tuple[Tensor, ...]], Layer] = {}
@@ -390,6 +401,21 @@ class _Matching:
                 "counted.",
                 count=len(unknown), bytes=f"{sum(each.num_bytes for each in unknown):,}", name=unknown[0].name,
             )  # fmt: skip
+
+
+def _list_name(prefix: str) -> str:
+    """Return what a list of layers is called in common words."""
+    return common(f"{prefix}.0.x").removesuffix(".0.x")
+
+
+def _layer_of(name: str) -> tuple[str, int, str] | None:
+    """Return the list of layers that a name stands in, in common words, its number there, and the rest of the name.
+
+    >>> _layer_of("language_model.model.layers.3.mlp.up_proj.weight"), _layer_of("model.norm.weight")
+    (('layers', 3, 'mlp.up_proj.weight'), None)
+    """
+    match = _LAYER.match(name)
+    return (_list_name(match[1]), int(match[2]), match[3]) if match else None
 
 
 def _slots(component: Component) -> Iterator[_Slot]:

@@ -27,12 +27,12 @@ _MODELS: dict[tuple[str, str | None, str], tuple[Signature, Model]] = {}
 
 
 def is_path(text: str) -> bool:
-    """Say whether a reference means a place on disk rather than a name."""
+    """Say whether a reference means a place on disk rather than a name; one that no system could have is none."""
     return (
         text.startswith((".", "/", "~"))
         or text.endswith((".json", ".gguf", ".safetensors"))
-        or (text.endswith(WEIGHTS) and Path(text).exists())
-        or Path(text).is_dir()
+        or (text.endswith(WEIGHTS) and os.path.exists(text))  # noqa: PTH110
+        or os.path.isdir(text)  # noqa: PTH112
     )
 
 
@@ -46,15 +46,18 @@ def read(text: str, *, quantization: str | None = None) -> Model:
     ConfigError
         Where a config.json holds no configuration.
     """
-    path = Path(text).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise _no_file(Path(text)) from None
+    if os.path.isdir(path):  # noqa: PTH112
         return _remembered(snapshot_of(path), None, quantization)
     if path.suffix == ".gguf":
         from vrameter.sources.gguf_model import read_model
 
         return read_model(path)
     if path.name.endswith(".index.json") or path.suffix in WEIGHTS:
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113
             raise _no_file(path)
         return _remembered(path.parent, path.name, quantization)
     return read_config_file(path)
@@ -65,7 +68,7 @@ def read_config_file(path: Path) -> Model:
     from vrameter.model.read import read_config
     from vrameter.sources import Model
 
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113
         raise _no_file(path)
     name = path.resolve().parent.name if path.name == "config.json" and path.parent != Path() else path.stem
     architecture = read_config(parse_config(path), name=name)
@@ -167,6 +170,11 @@ def _remembered(root: Path, only: str | None, quantization: str | None) -> Model
     return model
 
 
+def forget() -> None:
+    """Forget the files that this process has read."""
+    _MODELS.clear()
+
+
 def _listed(root: Path, depth: int) -> Iterator[tuple[str, int, int]]:
     """Yield the files below a folder with their size and time; hidden ones and what cannot be seen are left out."""
     count = 0
@@ -204,4 +212,4 @@ def _no_file(path: Path) -> SourceError:
     )
 
 
-__all__ = ["LocalPlace", "is_path", "parse_config", "read", "read_config_file", "snapshot_of"]
+__all__ = ["LocalPlace", "forget", "is_path", "parse_config", "read", "read_config_file", "snapshot_of"]

@@ -276,9 +276,7 @@ class HubPlace:
     def _connection(self) -> Host:
         from huggingface_hub import constants, get_session, get_token
 
-        from vrameter import __version__
-
-        headers = {"user-agent": f"vrameter/{__version__}"}
+        headers = {"user-agent": "vrameter"}
         token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
         if token:
             headers["authorization"] = f"Bearer {token}"

@@ -99,4 +99,10 @@ def _downloaded(repository: str, revision: str | None, quantization: str | None)
     return replace(model, notes=(note, *model.notes), revision=commit)
 
 
-__all__ = ["read"]
+def forget() -> None:
+    """Forget what this process was told, so that the next question is asked again."""
+    _MODELS.clear()
+    _silent_since.clear()
+
+
+__all__ = ["forget", "read"]

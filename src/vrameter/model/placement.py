@@ -32,7 +32,8 @@ _NOT_LOADED = re.compile(
     r"|position_ids\Z|inv_freq\Z"
 )
 _PREDICTS = re.compile(r"(?:\A|\.)(?:mtp|mtp_layers|nextn)\b|\.(?:eh_proj|enorm|hnorm|shared_head)\b|\.mtp_block\b")
-SHOWN = 2
+# Words that releases of a library put between others and take away again.
+_WRAPPERS = frozenset({"model", "vision_model", "text_model", "audio_model", "language_model", "encoder", "module"})
 
 
 class Held(NamedTuple):
@@ -137,7 +138,7 @@ class _Matching:
     def placement(self) -> Placement:
         self._list_slots()
         left = self._match(parameters(self.table.tensors, packing_of(self.architecture.quantization_config)))
-        left = self._match_by_size(self._match_without_first_word(left))
+        left = self._match_by_size(self._match_in_fewer_words(left))
         self._sort_out(left)
         return self._conclude()
 
@@ -169,13 +170,14 @@ class _Matching:
                 self.found.setdefault(slot.key, []).append(parameter)
         return left
 
-    def _match_without_first_word(self, left: list[Parameter]) -> list[Parameter]:
-        """Put parameters whose names have one word before ours where nothing else was put, and return the rest."""
+    def _match_in_fewer_words(self, left: list[Parameter]) -> list[Parameter]:
+        """Put parameters whose names have one word more than ours where nothing else was put, and return the rest."""
         taken = set(self.found)
         rest: list[Parameter] = []
         for parameter in left:
-            slot = self._named(parameter.name.partition(".")[2])
-            if slot is None or slot.key in taken:
+            slots = (self._named(name) for name in _fewer_words(parameter.name))
+            slot = next((slot for slot in slots if slot is not None and slot.key not in taken), None)
+            if slot is None:
                 rest.append(parameter)
             else:
                 self.found.setdefault(slot.key, []).append(parameter)
@@ -401,6 +403,19 @@ class _Matching:
                 "counted.",
                 count=len(unknown), bytes=f"{sum(each.num_bytes for each in unknown):,}", name=unknown[0].name,
             )  # fmt: skip
+
+
+def _fewer_words(name: str) -> Iterator[str]:
+    """Yield a name without one of the words that say nothing, and without its first.
+
+    >>> list(_fewer_words("vision_tower.vision_model.post_layernorm.bias"))
+    ['vision_tower.post_layernorm.bias', 'vision_model.post_layernorm.bias']
+    """
+    words = name.split(".")
+    for place, word in enumerate(words):
+        if word in _WRAPPERS and place:
+            yield ".".join((*words[:place], *words[place + 1 :]))
+    yield ".".join(words[1:])
 
 
 def _list_name(prefix: str) -> str:

@@ -75,6 +75,8 @@ class Names:
 
     def __init__(self, patterns: Iterable[str], *, field: str = "quantization_config") -> None:
         self.exact: set[str] = set()
+        # Spelled from the top of the model, such as model.ff_out: not the ff_out of a layer.
+        self._from_top: set[str] = set()
         self.field = field
         self._wild: list[str] = []
         self._regex: list[str] = []
@@ -84,7 +86,10 @@ class Names:
             elif "*" in pattern or "?" in pattern:
                 self._wild.append(pattern)
             elif not _OTHER_EXPERTS.search(pattern):
-                self.exact.add(common(pattern.strip(".")))
+                name = pattern.strip(".")
+                self.exact.add(common(name))
+                if len(common(name).split(".")) < len(name.removesuffix(".weight").split(".")):
+                    self._from_top.add(common(name))
 
     def __bool__(self) -> bool:
         return bool(self.exact or self._wild or self._regex)
@@ -119,7 +124,9 @@ class Names:
             for start, word in enumerate(words):
                 for end in range(len(words), start, -1):
                     candidate = ".".join(words[start:end])
-                    if candidate in self.exact and (start == 0 or word not in _LISTS):
+                    if candidate in self.exact and (
+                        start == 0 or (word not in _LISTS and candidate not in self._from_top)
+                    ):
                         return True
         return any(expression.match(name) for expression in self._expressions)
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 HEAVY = (
-    "torch", "numpy", "huggingface_hub", "transformers", "httpx", "requests", "yaml", "gguf", "babel", "hypothesis", "asyncio",
+    "torch", "numpy", "huggingface_hub", "transformers", "httpx", "httpx2", "requests", "yaml", "gguf", "babel", "hypothesis", "asyncio",
     "http.client", "urllib.request", "sqlite3", "multiprocessing", "ssl",
 )  # fmt: skip
 SCRIPT = """

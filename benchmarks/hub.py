@@ -32,12 +32,19 @@ CONFIG = {
     "n_group": 8, "topk_group": 4, "max_position_embeddings": 163840, "torch_dtype": "bfloat16",
     "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "activation_scheme": "dynamic"},
 }  # fmt: skip
-OURS = """
-import resource, sys, time
+SIZES = """
+import resource, time
+begun = time.perf_counter()
+from vrameter.sources import resolve
+answer = resolve("org/large").table.num_bytes
+print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, answer)
+"""
+ESTIMATE = """
+import resource, time
 begun = time.perf_counter()
 from vrameter.response import estimate
-answer = estimate({"model": "org/large"})
-print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, answer["model"]["stored_bytes"])
+answer = estimate({"model": "org/large"})["model"]["stored_bytes"]
+print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, answer)
 """
 THEIRS = """
 import asyncio, os, resource, time
@@ -111,7 +118,7 @@ def measure(name: str, python: str, script: str, hub: Hub, expected: int, *, kee
         raise SystemExit(f"{name} failed:\n{run.stderr[-2000:]}")
     seconds, memory, total = map(float, run.stdout.split()[-3:])
     per_file = Counter(each.path for each in hub.weights())
-    print(f"{name:22} {seconds:7.2f} s {whole:7.2f} s with start-up {memory / 2**20:7.0f} MiB {len(hub.asked):5} requests, at most "
+    print(f"{name:32} {seconds:7.2f} s {whole:7.2f} s with start-up {memory / 2**20:7.0f} MiB {len(hub.asked):5} requests, at most "
           f"{max(per_file.values(), default=0)} a shard {sum(each.sent for each in hub.asked) / 1e6:8.2f} MB  "
           f"bytes {'equal' if total == expected else f'differ by {total - expected:.0f}'}")  # fmt: skip
     return [seconds, whole]
@@ -128,22 +135,21 @@ def main() -> None:
     expected = num_bytes(held)
     print(f"{SHARDS} shards, {len(held)} tensors, {expected} bytes of weights")
     times: dict[str, list[list[float]]] = {}
+    programs = [("vrameter: sizes", sys.executable, SIZES), ("vrameter: estimate", sys.executable, ESTIMATE)]
+    if given.hf_mem:
+        programs.insert(1, ("hf-mem: sizes", given.hf_mem, THEIRS))
     with running({"org/large": Repository(files)}) as hub, tempfile.TemporaryDirectory() as kept:
         for redirects in (False, True):
             hub.redirects = redirects
             where = "by redirect" if redirects else "directly"
             for _ in range(given.repeat):
-                times.setdefault(f"vrameter {where}", []).append(
-                    measure(f"vrameter {where}", sys.executable, OURS, hub, expected)
-                )
-                if given.hf_mem:
-                    times.setdefault(f"hf-mem {where}", []).append(
-                        measure(f"hf-mem {where}", given.hf_mem, THEIRS, hub, expected)
-                    )
-        for name in ("vrameter, to be kept", "vrameter, kept"):
-            measure(name, sys.executable, OURS, hub, expected, keep=Path(kept))
+                for what, python, script in programs:
+                    name = f"{what}, {where}"
+                    times.setdefault(name, []).append(measure(name, python, script, hub, expected))
+        for name in ("to be kept", "what was kept"):
+            measure(f"vrameter, {name}", sys.executable, SIZES, hub, expected, keep=Path(kept))
     for name, runs in times.items():
-        print(f"{name:22} median {statistics.median(run[0] for run in runs):.2f} s, with start-up "
+        print(f"{name:32} median {statistics.median(run[0] for run in runs):.2f} s, with start-up "
               f"{statistics.median(run[1] for run in runs):.2f} s")  # fmt: skip
 
 

@@ -161,9 +161,10 @@ class _Matching:
         left: list[Parameter] = []
         prefixes = self._shortcuts()
         for parameter in stored:
-            name = parameter.name
-            others = (f"{prefix}.{name}" for prefix in prefixes)
-            slot = self._named(name) or next((found for other in others if (found := self._named(other))), None)
+            slot = self._named(parameter.name)
+            if slot is None:
+                others = (self._named(f"{prefix}.{parameter.name}") for prefix in prefixes)
+                slot = next((found for found in others if found), None)
             if slot is None:
                 left.append(parameter)
             else:

@@ -32,7 +32,9 @@ from vrameter.sources.safetensors import LENGTH_BYTES, Header, header_length, pa
 DEFAULT_ENDPOINT = "https://huggingface.co"
 DEFAULT_REVISION = "main"
 AT_ONCE = 8
-FIRST_BYTES = 2**16
+# Asked of the first files of a set; of the others what the longest header so far had, and a little more. [bytes]
+FIRST_BYTES = 3 * 2**15
+LEAST_BYTES, MOST_BYTES = 2**12, 2**24
 MAX_LIST_BYTES = 2**25
 MAX_PAGES = 50
 
@@ -211,11 +213,12 @@ class HubPlace:
         kept = self._cache.headers(self.commit, asked)
         if kept is not None:
             return kept
-        guess = [FIRST_BYTES]
+        longest: list[int] = []
         with Progress(tr("reading headers"), len(asked)) as progress:
 
             def read(number: int) -> Header:
-                header = self._header(asked[number], number, guess)
+                header = self._header(asked[number], number, _likely_length(longest))
+                longest[:] = [max(*longest, header.header_bytes)] if longest else [header.header_bytes]
                 progress.advance()
                 return header
 
@@ -223,17 +226,15 @@ class HubPlace:
         self._cache.keep_headers(self.commit, asked, headers)
         return headers
 
-    def _header(self, path: str, number: int, guess: list[int]) -> Header:
-        """Return one header, in one request where the guess at its length was enough, else in two."""
+    def _header(self, path: str, number: int, first: int) -> Header:
+        """Return one header, in one request where `first` bytes hold it, else in two."""
         name = f"{self.name}/{path}"
-        reply = self._part(path, 0, guess[0])
+        reply = self._part(path, 0, first)
         size = self.files[path] or reply.total
         length = header_length(reply.body[:LENGTH_BYTES], name=name, size=size)
         text = reply.body[LENGTH_BYTES : LENGTH_BYTES + length]
         if len(text) < length:
             text += self._part(reply.url, len(reply.body), length - len(text)).body
-            # The next ones are likely as long: shards of a set hold about as many tensors.
-            guess[0] = min(max(guess[0], LENGTH_BYTES + length + length // 16), 2**24)
         if len(text) < length:
             raise SourceError(
                 tr("'%(file)s': ends within its header.", file=name), field="model", hint=tr("Ask again later.")
@@ -281,6 +282,13 @@ class HubPlace:
         if token:
             headers["authorization"] = f"Bearer {token}"
         return Host(endpoint(), headers, get_session())
+
+
+def _likely_length(longest: Sequence[int]) -> int:
+    """Return how many bytes are likely to hold a header: shards of a set hold about as many tensors each."""
+    if not longest:
+        return FIRST_BYTES
+    return min(max(longest[0] + longest[0] // 16, LEAST_BYTES), MOST_BYTES)
 
 
 def _at_once(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:

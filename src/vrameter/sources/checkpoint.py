@@ -18,6 +18,7 @@ from vrameter.model.architecture import Architecture, Component
 from vrameter.model.from_tensors import components_of
 from vrameter.model.packing import packing_of, parameters
 from vrameter.model.placement import place
+from vrameter.model.processor import with_processor
 from vrameter.model.tensor_table import CHOSEN, StoredTensor, TensorTable
 from vrameter.sources.place import Place
 from vrameter.sources.repository import NoWeightsError, Selection, WeightSet, choose
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # Where older quantisers put what config.json lacks.
 QUANTIZATION_DOCUMENTS = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+# Bounds of images; the second is the newer form.
+PROCESSOR_DOCUMENTS = ("preprocessor_config.json", "processor_config.json")
 _METHODS = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 # Bytes of a number, and what pickles with so many bytes a parameter hold.
 _WIDTHS = {2: "bf16", 4: "fp32"}
@@ -184,7 +187,10 @@ def _described(place_: Place, piece: Piece, name: str, notes: list[str]) -> Arch
         notes.append(tr("There is no config.json: only the weights are counted."))
         return None
     try:
-        return read_config(config, name=name)
+        architecture = read_config(config, name=name)
+        for document in PROCESSOR_DOCUMENTS:
+            architecture = with_processor(architecture, place_.document(_beside(piece.part.folder, document)))
+        return architecture
     except ConfigError as error:
         notes.append(
             tr("config.json is not understood (%(reason)s): only the weights are counted.", reason=error.message)
@@ -194,18 +200,21 @@ def _described(place_: Place, piece: Piece, name: str, notes: list[str]) -> Arch
 
 def read_documents(place_: Place, folder: str) -> dict[str, Any] | None:
     """Return a folder's config.json, completed by what stands in older quantisers' files; None where there is none."""
-    prefix = f"{folder}/" if folder else ""
-    config = place_.document(f"{prefix}config.json")
+    config = place_.document(_beside(folder, "config.json"))
     if not isinstance(config, Mapping):
         return None
     if config.get("quantization_config") or config.get("quantization"):
         return dict(config)
     for document in QUANTIZATION_DOCUMENTS:
-        found = place_.document(f"{prefix}{document}")
+        found = place_.document(_beside(folder, document))
         if isinstance(found, Mapping) and found:
             method = _METHODS.get(document)
             return {**config, "quantization_config": {"quant_method": method, **found} if method else dict(found)}
     return dict(config)
+
+
+def _beside(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
 
 
 def _from_pickles(architecture: Architecture, table: TensorTable, notes: list[str], name: str, source: str) -> Model:

@@ -30,7 +30,7 @@ Read = Callable[[str], Any]
 
 # What describes a model besides its weights.
 DOCUMENTS = (
-    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
+    "config.json", "preprocessor_config.json", "processor_config.json",
     "quantize_config.json", "quant_config.json", "hf_quant_config.json",
 )  # fmt: skip
 MODEL_STEMS = ("model", "pytorch_model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.checkpoints import LLAMA, LLAMA_PARAMS, document, llama, num_bytes, s
 from tests.hub_server import COMMIT, Hub, Repository, running
 
 from vrameter.errors import RequestError, SourceError, UnknownNameError, VrameterError
-from vrameter.sources import Model, http, hub_cache, hub_model, resolve
+from vrameter.sources import Model, http, hub_cache, hub_model, progress, resolve
 from vrameter.sources.hub import parse_reference
 
 NAME = "org/small"
@@ -271,7 +272,6 @@ def test_a_body_without_end_is_read_no_further_than_needed(hub: Hub) -> None:
 def test_a_body_that_drips_ends_in_time(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "SECONDS", 0.2)
     monkeypatch.setattr(http, "SECONDS_PER_MB", 0.0)
-    monkeypatch.setattr(http, "ATTEMPTS", 1)
     hub.fault = "drip"
     with pytest.raises(SourceError, match="does not end"):
         resolve(NAME)
@@ -291,6 +291,19 @@ def test_a_file_of_another_size_than_listed(hub: Hub) -> None:
     hub.repositories[NAME] = Repository(files)
     with pytest.raises(SourceError, match="overlong"):
         resolve(NAME)
+
+
+def test_progress_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for terminal in (True, False):
+        shown = StringIO()
+        monkeypatch.setattr(shown, "isatty", lambda terminal=terminal: terminal)
+        monkeypatch.setattr(progress.sys, "stderr", shown)
+        monkeypatch.setattr(progress, "PATIENCE_SECONDS", -1)
+        with progress.Progress("reading", 2) as line:
+            line.advance()
+            line.advance()
+        assert ("reading 2/2" in shown.getvalue()) is terminal
+        assert shown.getvalue().endswith("\033[K" if terminal else "")
 
 
 # -- names --------------------------------------------------------------------------------------------

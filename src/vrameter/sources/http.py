@@ -61,6 +61,10 @@ class Broken(Exception):
     """The line broke, or the server did not keep to the protocol."""
 
 
+class Endless(Broken):
+    """An answer took longer than it may, which trying again would only repeat."""
+
+
 class Host:
     """One host, to which the token belongs.
 
@@ -107,7 +111,7 @@ class Host:
                 reply = self._once(url, limit, span)
             except Broken as error:
                 if last or (error.__cause__ is not None and self._is_hopeless(error.__cause__)):
-                    raise self._unreachable(url, str(error)) from None
+                    raise self._unreachable(url, str(error).rstrip(".")) from None
             else:
                 if reply.status not in BUSY or last:
                     return reply
@@ -119,7 +123,7 @@ class Host:
             wait = min(2 * wait, LONGEST_WAIT)
         raise AssertionError("the last attempt returns or raises")
 
-    def _is_hopeless(self, error: BaseException) -> bool:
+    def _is_hopeless(self, error: BaseException | None) -> bool:
         """Say whether trying again is in vain: nobody there, or no such host."""
         return isinstance(error, self._library.ConnectError | self._library.ConnectTimeout)
 
@@ -197,7 +201,7 @@ class Host:
             if len(held) >= length:
                 break
             if time.monotonic() > deadline:
-                raise Broken(tr("the answer does not end"))
+                raise Endless(tr("the answer does not end"))
         return bytes(held)
 
     def _unreachable(self, url: str, reason: str) -> SourceError:

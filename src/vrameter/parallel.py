@@ -166,10 +166,15 @@ def tensor_share(architecture: Architecture, degree: int) -> Architecture:
         if component.kind in ("vision", "audio", "projector"):
             components.append(component)
             continue
-        tensors: Tensors = tuple(split_tensor(tensor, None, degree) for tensor in component.tensors)
-        layers = _map_layers(component, lambda layer: _split_layer(layer, degree))
-        components.append(replace(component, tensors=tensors, layers=layers))
+        components.append(split_component(component, degree))
     return replace(architecture, components=tuple(components))
+
+
+def split_component(component: Component, degree: int) -> Component:
+    """Return what each of `degree` devices holds of one component."""
+    tensors: Tensors = tuple(split_tensor(tensor, None, degree) for tensor in component.tensors)
+    layers = _map_layers(component, lambda layer: _split_layer(layer, degree))
+    return replace(component, tensors=tensors, layers=layers)
 
 
 def check_tensor_parallel(architecture: Architecture, degree: int) -> None:

@@ -1,0 +1,214 @@
+"""What one rank of a serving engine holds: its slice of every matrix, its layers, its experts.
+
+vLLM, SGLang and their kin split a model alike: tensor ranks split matrices by heads and widths (`vrameter.parallel`),
+pipeline stages take runs of layers, and experts are split over all ranks that serve one copy of the layers, by
+number or by width. Tables of the vocabulary are padded before they are split.
+
+References
+----------
+.. [1] vLLM 0.19, ``distributed/utils.py`` (``get_pp_indices``), ``model_executor/layers/vocab_parallel_embedding.py``,
+       ``model_executor/layers/fused_moe/config.py`` (``FusedMoEParallelConfig.make``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from vrameter.errors import RequestError
+from vrameter.i18n import tr
+from vrameter.model.architecture import Architecture, Attention, Component, FeedForward, Layer, Part, Tensor
+from vrameter.parallel import VOCABULARY, split_component, split_tensor, tensor_share
+from vrameter.units import ceil_div, ceil_to
+
+VOCABULARY_MULTIPLE = 64
+SEEN = ("vision", "audio")
+
+
+@dataclass(frozen=True, slots=True)
+class Degrees:
+    """How many ranks split what.
+
+    Parameters
+    ----------
+    experts
+        Ranks that split the experts of a layer.
+    whole_experts
+        Whether each of these holds whole experts instead of a slice of all.
+    split_towers
+        Whether tensor ranks split encoders of images and sound too.
+    """
+
+    tensor: int = 1
+    pipeline: int = 1
+    experts: int = 1
+    whole_experts: bool = False
+    split_towers: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """One rank of a stage: its share of the model, and the decoder's layers from `first` to before `last`."""
+
+    share: Architecture
+    stage: int
+    first: int
+    last: int
+    is_last: bool
+
+
+def stage_layers(num_layers: int, stages: int) -> list[int]:
+    """Return how many layers each pipeline stage takes: what is left over goes to the last but one, and before.
+
+    >>> stage_layers(62, 4)
+    [15, 16, 16, 15]
+    """
+    counts = [num_layers // stages] * stages
+    for place in range(2, num_layers % stages + 2):
+        counts[-place] += 1
+    return counts
+
+
+@lru_cache(maxsize=128)
+def ranks(architecture: Architecture, degrees: Degrees) -> tuple[Rank, ...]:
+    """Return one rank of every pipeline stage.
+
+    Raises
+    ------
+    RequestError
+        Where the heads do not divide, or there are more stages than layers.
+    """
+    whole = _padded(architecture)
+    share = tensor_share(whole, degrees.tensor)
+    if degrees.split_towers and degrees.tensor > 1:
+        share = _with_towers(whole, share, degrees.tensor)
+    if degrees.experts > 1:
+        share = _with_experts(whole, share, degrees)
+    decoder = share.main
+    count = len(decoder.layers)
+    if degrees.pipeline > max(1, count):
+        raise RequestError(
+            tr(
+                "parallelism.pipeline: %(value)s stages are more than the %(layers)s layers.",
+                value=degrees.pipeline, layers=count,
+            ),
+            field="parallelism.pipeline",
+            hint=tr("Use %(most)s or less.", most=count),
+        )  # fmt: skip
+    if degrees.pipeline == 1:
+        return (Rank(share, 0, 0, count, True),)
+    found, first = [], 0
+    for stage, layers in enumerate(stage_layers(count, degrees.pipeline)):
+        last = first + layers
+        is_last = stage == degrees.pipeline - 1
+        found.append(Rank(_stage(share, first, last, is_first=stage == 0, is_last=is_last), stage, first, last, is_last))
+        first = last
+    return tuple(found)
+
+
+def _padded(architecture: Architecture) -> Architecture:
+    """Return the model with its vocabulary padded to whole multiples, as engines keep it."""
+    components = tuple(
+        replace(component, tensors=tuple(_padded_tensor(tensor) for tensor in component.tensors))
+        if any(tensor.slot in VOCABULARY for tensor in component.tensors)
+        else component
+        for component in architecture.components
+    )
+    return replace(architecture, components=components)
+
+
+def _padded_tensor(tensor: Tensor) -> Tensor:
+    if tensor.slot not in VOCABULARY or not tensor.shape:
+        return tensor
+    return tensor._replace(shape=(ceil_to(tensor.shape[0], VOCABULARY_MULTIPLE), *tensor.shape[1:]))
+
+
+def _with_towers(whole: Architecture, share: Architecture, degree: int) -> Architecture:
+    """Return a share whose encoders of images and sound are split as well, where their heads divide."""
+    components = tuple(
+        split_component(own, degree) if own.kind in SEEN and _divides(own, degree) else held
+        for own, held in zip(whole.components, share.components, strict=True)
+    )
+    return replace(share, components=components)
+
+
+def _divides(component: Component, degree: int) -> bool:
+    heads = [
+        part.num_heads for layer, _ in component.layer_groups for part in layer.parts if isinstance(part, Attention)
+    ]
+    return bool(heads) and all(number % degree == 0 for number in heads)
+
+
+def _with_experts(whole: Architecture, share: Architecture, degrees: Degrees) -> Architecture:
+    """Return a share whose experts are split over as many ranks as `degrees` says."""
+    made: dict[tuple[int, int], Layer] = {}
+
+    def changed(own: Layer, held: Layer) -> Layer:
+        key = id(own), id(held)
+        if key not in made:
+            parts = tuple(
+                _expert_part(first, second, degrees)
+                if isinstance(first, FeedForward) and isinstance(second, FeedForward) and first.num_experts
+                else second
+                for first, second in zip(own.parts, held.parts, strict=True)
+            )
+            made[key] = replace(held, parts=parts)
+        return made[key]
+
+    components = tuple(
+        replace(
+            held, layers=tuple(changed(first, second) for first, second in zip(own.layers, held.layers, strict=True))
+        )
+        for own, held in zip(whole.components, share.components, strict=True)
+    )
+    return replace(share, components=components)
+
+
+def _expert_part(own: FeedForward, held: FeedForward, degrees: Degrees) -> Part:
+    if degrees.whole_experts and degrees.experts > own.num_experts:
+        raise RequestError(
+            tr(
+                "parallelism.expert: %(value)s ranks are more than the %(experts)s experts.",
+                value=degrees.experts, experts=own.num_experts,
+            ),
+            field="parallelism.expert",
+            hint=tr("Use %(most)s or less.", most=own.num_experts),
+        )  # fmt: skip
+    tensors = tuple(
+        _expert_tensor(first, own, degrees) if first.role == "experts" else second
+        for first, second in zip(own.tensors, held.tensors, strict=True)
+    )
+    width = own.intermediate_size if degrees.whole_experts else ceil_div(own.intermediate_size, degrees.experts)
+    return replace(held, tensors=tensors, intermediate_size=width)
+
+
+def _expert_tensor(tensor: Tensor, part: FeedForward, degrees: Degrees) -> Tensor:
+    if degrees.whole_experts:
+        return tensor._replace(shape=(ceil_div(tensor.shape[0], degrees.experts), *tensor.shape[1:]))
+    return split_tensor(tensor, part, degrees.experts)
+
+
+def _stage(share: Architecture, first: int, last: int, *, is_first: bool, is_last: bool) -> Architecture:
+    """Return what a stage holds: the first has embeddings and towers, the last the final norm and the head."""
+    decoder = share.main
+    components = []
+    for component in share.components:
+        if component is not decoder:
+            wanted = is_last if component.kind in ("head", "mtp") else is_first
+            if wanted:
+                components.append(component)
+            continue
+        tables = is_first or (is_last and bool(share.tied))
+        tensors = tuple(tensor for tensor in decoder.tensors if (tables if tensor.role == "embedding" else is_last))
+        components.append(
+            replace(
+                decoder,
+                layers=decoder.layers[first:last],
+                tensors=tensors,
+                first_layer=decoder.first_layer + first,
+            )
+        )
+    return replace(share, components=tuple(components))
+
+
+__all__ = ["VOCABULARY_MULTIPLE", "Degrees", "Rank", "ranks", "stage_layers"]

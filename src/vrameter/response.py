@@ -128,6 +128,11 @@ def _by_architecture(ask: Request, model: Model, device: Device | None, count: i
         response["kv_cache"] = answer.kv_cache
     if answer.limits:
         response["limits"] = answer.limits
+    if answer.refusal:
+        response["refused"] = answer.refusal
+        for entry in entries:
+            if "fits" in entry:
+                entry["fits"], entry["confidence"] = False, "no"
     return response
 
 
@@ -184,9 +189,11 @@ def _echo(ask: Request, device: Device | None, count: int, **resolved: Any) -> d
     shown["device"] = device.id if device else None
     shown["num_devices"] = count
     degrees = ask.parallelism
-    shown["parallelism"] = {name: getattr(degrees, name) for name in Parallelism.__struct_fields__}
+    shown["parallelism"] = {name: getattr(degrees, name) for name in Parallelism.__struct_fields__} | resolved.pop(
+        "parallelism", {}
+    )
     shown["engine"] = ask.engine
-    shown["engine_version"] = ask.engine_version
+    shown["engine_version"] = resolved.pop("engine_version", ask.engine_version)
     if ask.online:
         shown["online"] = True
     shown["settings"] = resolved.pop("settings", dict(ask.settings))

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from vrameter.model.architecture import Architecture
     from vrameter.model.tensor_table import TensorTable
 
-ENGINES = {"transformers": "vrameter.engines.transformers"}
+Values = dict[str, Any]
+"""Arguments of a term: whole numbers by name."""
+
+ENGINES = {"transformers": "vrameter.engines.transformers", "vllm": "vrameter.engines.vllm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +68,17 @@ class Answer:
         Objects of the response under these names.
     limits
         Settings with the largest value that fits, each with the others as asked.
+    refusal
+        Why the engine would not start with these settings on this device, in its own terms; empty where it does.
     """
 
     ledgers: tuple[tuple[Ledger, int], ...]
     settings: dict[str, Any]
     resolved: dict[str, Any] = field(default_factory=dict)
     kv_cache: dict[str, Any] | None = None
-    report: dict[str, int] = field(default_factory=dict)
+    report: dict[str, int | float] = field(default_factory=dict)
     limits: dict[str, int] = field(default_factory=dict)
+    refusal: str = ""
     warnings: tuple[str, ...] = ()
 
 

@@ -13,11 +13,10 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
-from vrameter.model.architecture import Architecture, Attention, Component, FeedForward, Layer, Part, Tensor
+from vrameter.model.architecture import Architecture, Attention, Component, FeedForward, Layer, Part, Tensor, remembered
 from vrameter.parallel import VOCABULARY, split_component, split_tensor, tensor_share
 from vrameter.units import ceil_div, ceil_to
 
@@ -69,7 +68,7 @@ def stage_layers(num_layers: int, stages: int) -> list[int]:
     return counts
 
 
-@lru_cache(maxsize=128)
+@remembered
 def ranks(architecture: Architecture, degrees: Degrees) -> tuple[Rank, ...]:
     """Return one rank of every pipeline stage.
 
@@ -101,7 +100,9 @@ def ranks(architecture: Architecture, degrees: Degrees) -> tuple[Rank, ...]:
     for stage, layers in enumerate(stage_layers(count, degrees.pipeline)):
         last = first + layers
         is_last = stage == degrees.pipeline - 1
-        found.append(Rank(_stage(share, first, last, is_first=stage == 0, is_last=is_last), stage, first, last, is_last))
+        found.append(
+            Rank(_stage(share, first, last, is_first=stage == 0, is_last=is_last), stage, first, last, is_last)
+        )
         first = last
     return tuple(found)
 

@@ -13,6 +13,7 @@ from typing import Any
 # engine -> module below this package and struct in it
 INFERENCE = {
     "transformers": ("transformers", "TransformersSettings"),
+    "vllm": ("vllm", "VllmSettings"),
 }
 TRAINING: tuple[str, str] | None = None
 """All training stacks share one struct: the words of the field."""

@@ -18,7 +18,10 @@ class VllmSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     max_model_len: (
         Annotated[
-            int, Meta(ge=-1, le=2**30, description="longest sequence, prompt and answer; -1: the longest that fits [tokens]")
+            int,
+            Meta(
+                ge=-1, le=2**30, description="longest sequence, prompt and answer; -1: the longest that fits [tokens]"
+            ),
         ]
         | None
     ) = None
@@ -27,17 +30,20 @@ class VllmSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Annotated[int, Meta(ge=1, le=2**30, description="tokens in one step, over all sequences [tokens]")] | None
     ) = None
     gpu_memory_utilization: (
-        Annotated[float, Meta(gt=0, description="share of the device's memory that this server may take, up to 1")] | None
+        Annotated[float, Meta(gt=0, description="share of the device's memory that this server may take, up to 1")]
+        | None
     ) = None
     kv_cache_memory_bytes: (
         Annotated[int, Meta(ge=1, le=2**60, description="size of the KV pool, whatever the utilization says [bytes]")]
         | None
     ) = None
     num_gpu_blocks_override: Annotated[int, Meta(ge=1, le=2**40, description="blocks of the KV pool")] | None = None
-    kv_cache_dtype: Annotated[str, Meta(description="storage of cached keys and values; auto: the model's own dtype")] = (
-        "auto"
+    kv_cache_dtype: Annotated[
+        str, Meta(description="storage of cached keys and values; auto: the model's own dtype")
+    ] = "auto"
+    block_size: Annotated[int, Meta(ge=1, le=65536, description="tokens in one block of the cache [tokens]")] | None = (
+        None
     )
-    block_size: Annotated[int, Meta(ge=1, le=65536, description="tokens in one block of the cache [tokens]")] | None = None
     enforce_eager: Annotated[bool, Meta(description="run without CUDA graphs")] = False
     cudagraph_capture_sizes: Sizes | None = None
     max_cudagraph_capture_size: (
@@ -46,7 +52,9 @@ class VllmSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     limit_mm_per_prompt: (
         Annotated[dict[str, int], Meta(description="items of each kind in one prompt: {'image': 2, 'video': 0}")] | None
     ) = None
-    skip_mm_profiling: Annotated[bool, Meta(description="leave the encoder of images out of the memory profile")] = False
+    skip_mm_profiling: Annotated[bool, Meta(description="leave the encoder of images out of the memory profile")] = (
+        False
+    )
     mm_encoder_tp_mode: Annotated[
         Literal["weights", "data"], Meta(description="whether devices split the encoder's weights or its items")
     ] = "weights"
@@ -59,7 +67,9 @@ class VllmSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     speculative_config: (
         Annotated[
             dict[str, Any],
-            Meta(description="draft: {'method': 'mtp' | 'eagle3' | 'ngram', 'model': ..., 'num_speculative_tokens': 3}"),
+            Meta(
+                description="draft: {'method': 'mtp' | 'eagle3' | 'ngram', 'model': ..., 'num_speculative_tokens': 3}"
+            ),
         ]
         | None
     ) = None
@@ -71,10 +81,16 @@ class VllmSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     mamba_cache_mode: Annotated[
         Literal["none", "align", "all"], Meta(description="which states of recurrent layers prefix caching keeps")
     ] = "none"
-    mamba_cache_dtype: Annotated[StateDtype, Meta(description="storage of recurrent layers' convolution states")] = "auto"
+    mamba_cache_dtype: Annotated[StateDtype, Meta(description="storage of recurrent layers' convolution states")] = (
+        "auto"
+    )
     mamba_ssm_cache_dtype: Annotated[StateDtype, Meta(description="storage of recurrent layers' states")] = "auto"
-    mamba_block_size: Annotated[int, Meta(ge=1, le=2**30, description="tokens in one block of states [tokens]")] | None = None
-    enable_expert_parallel: Annotated[bool, Meta(description="give each device whole experts instead of slices")] = False
+    mamba_block_size: (
+        Annotated[int, Meta(ge=1, le=2**30, description="tokens in one block of states [tokens]")] | None
+    ) = None
+    enable_expert_parallel: Annotated[bool, Meta(description="give each device whole experts instead of slices")] = (
+        False
+    )
     decode_context_parallel_size: Annotated[
         int, Meta(ge=1, le=4096, description="devices of a tensor-parallel group that split the cached tokens")
     ] = 1

@@ -35,6 +35,16 @@ def page_bytes(*, block_tokens: int, bytes_per_token: int) -> int:
     return block_tokens * bytes_per_token
 
 
+def pool_of_blocks(*, num_blocks: int, block_bytes: int) -> int:
+    """Return what so many blocks take on one device. [bytes].
+
+    Formula::
+
+        num_blocks * block_bytes
+    """
+    return num_blocks * block_bytes
+
+
 def full_blocks(*, num_tokens: int, block_tokens: int) -> int:
     """Return the blocks of a sequence that is kept whole. [blocks].
 
@@ -242,9 +252,7 @@ def grouped(
     groups: list[Group] = []
     for spec, found in kinds.items():
         number = ceil_div(len(found), size)
-        groups += [
-            Group(tuple(found[start::number]), (spec,) * len(found[start::number])) for start in range(number)
-        ]
+        groups += [Group(tuple(found[start::number]), (spec,) * len(found[start::number])) for start in range(number)]
     return tuple(groups)
 
 
@@ -268,4 +276,4 @@ def attention_block(*, state_bytes: int, bytes_per_token: int, alignment: int) -
     return ceil_to(ceil_div(state_bytes, bytes_per_token), alignment)
 
 
-__all__ = ["Group", "Layout", "Spec", "attention_block", "full_blocks", "grouped", "page_bytes"]
+__all__ = ["Group", "Layout", "Spec", "attention_block", "full_blocks", "grouped", "page_bytes", "pool_of_blocks"]

@@ -9,7 +9,6 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from vrameter.engines.loaded import Kernels, loaded
@@ -18,11 +17,20 @@ from vrameter.engines.vllm.resolved import Resolved
 from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
 from vrameter.memory.weight_plan import WeightPlan
-from vrameter.model.architecture import Architecture, Component
+from vrameter.model.architecture import Architecture, Component, remembered
 
 ADAPTED = ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down", "q_a", "q_b", "kv_a", "kv_b", "qkvz", "ssm_out")
 WITHOUT_MODEL = ("ngram", "ngram_gpu", "suffix", "[ngram]")
-OWN_LAYERS = ("mtp", "deepseek_mtp", "qwen3_next_mtp", "qwen3_5_mtp", "glm4_moe_mtp", "ernie_mtp", "mimo_mtp", "longcat_flash_mtp")
+OWN_LAYERS = (
+    "mtp",
+    "deepseek_mtp",
+    "qwen3_next_mtp",
+    "qwen3_5_mtp",
+    "glm4_moe_mtp",
+    "ernie_mtp",
+    "mimo_mtp",
+    "longcat_flash_mtp",
+)
 WITH_MODEL = ("draft_model", "eagle", "eagle3", "medusa", "mlp_speculator", "dflash")
 
 
@@ -57,7 +65,7 @@ def draft_bytes(*, draft_weights: int) -> int:
     return draft_weights
 
 
-@lru_cache(maxsize=128)
+@remembered
 def adapted_widths(share: Architecture) -> int:
     """Return the inputs and outputs of every adapted matrix of a share, added up. [elements]."""
     decoder = share.decoder
@@ -127,14 +135,19 @@ def _own_layers(architecture: Architecture, plan: WeightPlan, last: Architecture
     share = _own_share(last)
     if share is None:
         raise RequestError(
-            tr("settings.speculative_config.method: %(model)s has no layers for multi-token prediction.", model=architecture.name),
+            tr(
+                "settings.speculative_config.method: %(model)s has no layers for multi-token prediction.",
+                model=architecture.name,
+            ),
             field="settings.speculative_config.method",
             hint=tr("Name a draft model, or draft with ngram."),
         )
-    return Draft(loaded(plan, share, Kernels()).total, share.components, "the model's own layers for multi-token prediction")
+    return Draft(
+        loaded(plan, share, Kernels()).total, share.components, "the model's own layers for multi-token prediction"
+    )
 
 
-@lru_cache(maxsize=64)
+@remembered
 def _own_share(last: Architecture) -> Architecture | None:
     """Return the layers for multi-token prediction as a model of their own; tables that the target has are left out."""
     own = tuple(
@@ -172,7 +185,7 @@ def _other_model(name: str, method: str, config: dict[str, Any], made: Resolved)
     )
 
 
-@lru_cache(maxsize=64)
+@remembered
 def _without_tables(share: Architecture) -> Architecture:
     """Return a draft without the embedding, which is the target's."""
     components = tuple(

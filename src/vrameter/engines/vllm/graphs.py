@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vrameter.engines import Values
 from vrameter.engines.constants import GraphLaw, constants
 from vrameter.engines.vllm.versions import Rules
 from vrameter.model.architecture import Architecture, FeedForward
-
 
 LARGEST = 512
 LARGEST_V0 = 256
@@ -60,7 +60,9 @@ def graph_bytes(
     return (fixed_kib + num_sizes * (num_layers * layer_kib + expert_layers * experts_kib)) * 1024
 
 
-def graph_values(share: Architecture, rules: Rules, sizes: Sequence[int], *, estimated: bool) -> tuple[dict[str, int], GraphLaw]:
+def graph_values(
+    share: Architecture, rules: Rules, sizes: Sequence[int], *, estimated: bool
+) -> tuple[Values, GraphLaw]:
     """Return the arguments of `graph_bytes`, and the law with its bounds."""
     law = constants().vllm.graphs["v0" if rules.engine == "v0" else "estimated" if estimated else "captured"]
     layers = share.main.layers

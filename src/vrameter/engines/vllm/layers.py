@@ -101,9 +101,7 @@ def layout_of(
     )
 
 
-def _attention_specs(
-    part: Attention | LatentAttention, stored: CacheFormat, block: int, plan: Resolved
-) -> list[Spec]:
+def _attention_specs(part: Attention | LatentAttention, stored: CacheFormat, block: int, plan: Resolved) -> list[Spec]:
     """Return the pages of one attention layer, and of its indexer where it has one."""
     page = page_bytes(block_tokens=block, bytes_per_token=token_bytes(part, stored))
     if isinstance(part, LatentAttention):
@@ -111,7 +109,9 @@ def _attention_specs(
         if part.scope == "sliding" and part.window:
             found = [Spec("sliding", block, page, window=part.window)]
         if part.index_dim:
-            found.append(Spec("full", block, page_bytes(block_tokens=block, bytes_per_token=part.index_dim + INDEX_SCALE)))
+            found.append(
+                Spec("full", block, page_bytes(block_tokens=block, bytes_per_token=part.index_dim + INDEX_SCALE))
+            )
         return found
     whole = plan.rules.engine == "v0"
     if part.scope == "cross" and not whole:

@@ -17,12 +17,19 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
+from vrameter.engines import Values
 from vrameter.engines.constants import constants
 from vrameter.engines.vllm.versions import Rules
 from vrameter.memory.weight_plan import WeightPlan
-from vrameter.model.architecture import Architecture, Attention, Component, FeedForward, LatentAttention, Recurrent
+from vrameter.model.architecture import (
+    Architecture,
+    Component,
+    FeedForward,
+    LatentAttention,
+    Recurrent,
+    remembered,
+)
 from vrameter.units import ceil_div
 
 SORT_BYTES, FULL_SORT_BYTES, FULL_SORT_ROWS = 36, 48, 128
@@ -58,7 +65,9 @@ def draw_bytes(*, num_rows: int, vocab_size: int, bytes_per_logit: int, buffer_r
     return vocab_size * (num_rows * bytes_per_logit + buffer_rows * 4)
 
 
-def forward_bytes(*, num_tokens: int, mlp_width: int, residual_hundredths: int, hidden_size: int, element_bytes: int) -> int:
+def forward_bytes(
+    *, num_tokens: int, mlp_width: int, residual_hundredths: int, hidden_size: int, element_bytes: int
+) -> int:
     """Return what the layers hold at their peak. [bytes].
 
     Formula::
@@ -168,7 +177,9 @@ def buffer_rows(rules: Rules, num_rows: int, multiprocessors: int) -> int:
     return min(1 << (programs - 1).bit_length(), multiprocessors)
 
 
-def peak_parts(share: Architecture, plan: WeightPlan, rules: Rules, step: Step, *, stages: int, is_last: bool) -> dict[str, int]:
+def peak_parts(
+    share: Architecture, plan: WeightPlan, rules: Rules, step: Step, *, stages: int, is_last: bool
+) -> Values:
     """Return the arguments of `profile_peak_bytes` on one rank."""
     main, element = share.main, plan.compute_bytes
     hidden, tokens = main.hidden_size, step.num_tokens
@@ -184,7 +195,11 @@ def peak_parts(share: Architecture, plan: WeightPlan, rules: Rules, step: Step, 
     buffers = 0
     if experts and not any(form.name == "mxfp4" for form in plan.formats):
         buffers = expert_buffer_bytes(
-            num_tokens=tokens, experts_per_token=experts[0], expert_width=experts[1], hidden_size=hidden, element_bytes=element
+            num_tokens=tokens,
+            experts_per_token=experts[0],
+            expert_width=experts[1],
+            hidden_size=hidden,
+            element_bytes=element,
         )
     images, encoder = _image_bytes(share, step, element, residual)
     return {
@@ -206,7 +221,7 @@ def _quantizes(plan: WeightPlan) -> bool:
     return any(form.name == "int8" for form in plan.formats)
 
 
-@lru_cache(maxsize=256)
+@remembered
 def _widths(main: Component, *, quantized: bool) -> tuple[int, tuple[int, int] | None]:
     """Return the widest feed-forward or mixer, and the experts per token and their width where there are some."""
     width, experts = 0, None

@@ -194,7 +194,8 @@ def tier(device: Device | None, rules: Rules) -> tuple[int, int]:
     """Return the sequences and tokens of one step that a server has on a device by default."""
     size = device.capacity_bytes if device is not None else 0
     small = device is not None and (
-        (rules.small_a100 and "a100" in device.id) or (len(rules.large_from) > 1 and device.compute_capability == "12.1")
+        (rules.small_a100 and "a100" in device.id)
+        or (len(rules.large_from) > 1 and device.compute_capability == "12.1")
     )
     if len(rules.large_from) > 1 and size >= rules.large_from[1] * GIB:
         return 1024, 16384
@@ -219,7 +220,10 @@ def _utilization(settings: VllmSettings, rules: Rules) -> int:
 def _block(ask: Ask, settings: VllmSettings) -> int:
     """Return the tokens of a block: a whole number of the attention kernel's own blocks."""
     latent = [
-        part for layer, _ in ask.architecture.main.layer_groups for part in layer.parts if isinstance(part, LatentAttention)
+        part
+        for layer, _ in ask.architecture.main.layer_groups
+        for part in layer.parts
+        if isinstance(part, LatentAttention)
     ]
     own = BLOCK
     if latent and ask.device is not None and ask.device.vendor == "nvidia":
@@ -283,7 +287,9 @@ def _state_mode(architecture: Architecture, settings: VllmSettings, rules: Rules
         return "none"
     caching = settings.enable_prefix_caching
     attends = any(
-        isinstance(part, (Attention, LatentAttention)) for layer, _ in architecture.main.layer_groups for part in layer.parts
+        isinstance(part, (Attention, LatentAttention))
+        for layer, _ in architecture.main.layer_groups
+        for part in layer.parts
     )
     if caching is None:
         caching = rules.states_cached and attends

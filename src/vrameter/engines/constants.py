@@ -48,11 +48,11 @@ class Since(Struct, frozen=True):
 
 
 class GraphLaw(Struct, frozen=True):
-    """CUDA graphs: a fixed part, and so much for each layer and captured size. [KiB]."""
+    """CUDA graphs: a fixed part, one that tensor ranks split, and so much for each layer and captured size. [KiB]."""
 
     fixed_kib: int
+    split_kib: int
     layer_kib: int
-    experts_kib: int
     low_hundredths: int
     high_hundredths: int
 

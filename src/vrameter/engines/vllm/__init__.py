@@ -22,7 +22,7 @@ from vrameter.engines.ranks import Rank, ranks
 from vrameter.engines.vllm import graphs
 from vrameter.engines.vllm.blocks import Layout, pool_of_blocks
 from vrameter.engines.vllm.extras import Draft, adapted_widths, adapter_bytes, draft_bytes, draft_of
-from vrameter.engines.vllm.kernels import kernels_of, multiprocessors, without_towers
+from vrameter.engines.vllm.kernels import kernels_of, multiprocessors, without_towers, workspace
 from vrameter.engines.vllm.layers import layout_of
 from vrameter.engines.vllm.pool import Pool, num_blocks, pool_bytes, requested_bytes
 from vrameter.engines.vllm.profile import Step, peak_parts, profile_peak_bytes
@@ -30,7 +30,7 @@ from vrameter.engines.vllm.resolved import MILLION, Resolved, resolve
 from vrameter.engines.vllm.versions import NEWEST, parse_version, rules_of
 from vrameter.i18n import tr
 from vrameter.ledger import Item, Ledger, item
-from vrameter.memory.runtime import blas_workspace, context_bytes
+from vrameter.memory.runtime import context_bytes
 from vrameter.memory.weights import WeightPlan, weight_plan
 from vrameter.search import largest_fitting
 from vrameter.settings.vllm import VllmSettings
@@ -106,7 +106,7 @@ class Server:
             num_seqs=num_seqs or self.made.max_num_seqs,
             images=self.made.images,
             multiprocessors=multiprocessors(self.ask.device),
-            workspace=blas_workspace(self.ask.device),
+            workspace=workspace(self.ask.device),
             drafts=self.made.drafts,
             max_model_len=self.made.max_model_len,
         )
@@ -135,7 +135,9 @@ class Server:
         """Return what CUDA graphs take, or what vLLM estimates that they will. [bytes]."""
         if not self.made.sizes:
             return 0
-        values, _ = graphs.graph_values(rank.share, self.made.rules, self.made.sizes, estimated=estimated)
+        values, _ = graphs.graph_values(
+            rank.share, self.made.rules, self.made.sizes, tensor=self.made.degrees.tensor, estimated=estimated
+        )
         return graphs.graph_bytes(**values)
 
     def pool_values(self, rank: Rank, *, num_seqs: int | None = None, num_tokens: int | None = None) -> Values:
@@ -226,7 +228,9 @@ class Server:
             ),
         ]  # fmt: skip
         if self.made.sizes:
-            captured, law = graphs.graph_values(rank.share, self.made.rules, self.made.sizes, estimated=False)
+            captured, law = graphs.graph_values(
+                rank.share, self.made.rules, self.made.sizes, tensor=self.made.degrees.tensor, estimated=False
+            )
             low, high = graphs.bounds(graphs.graph_bytes(**captured), law)
             items.append(
                 item(
@@ -284,7 +288,7 @@ def estimate(ask: Ask) -> Answer:
     rules = rules_of(ask.request.engine_version)
     plan = _plan(ask)
     warnings: list[str] = []
-    made = resolve(ask, settings, rules, plan.compute_dtype, warnings)
+    made = resolve(ask, settings, rules, plan, warnings)
     server = Server(ask, plan, made)
     ledgers = sorted((server.ledger(rank) for rank in server.ranks), key=lambda each: each.used, reverse=True)
     shown = made.shown()
@@ -351,7 +355,8 @@ def refused(server: Server) -> str:
 def _more_memory(server: Server, missing: int) -> str:
     """Return the utilization that would do, or that none does."""
     device = server.ask.device
-    assert device is not None and server.requested is not None
+    assert device is not None
+    assert server.requested is not None
     share = -(-(server.requested + missing) * 100 // device.capacity_bytes)
     if (device.capacity_bytes - server.startup[1]) * 100 >= share * device.capacity_bytes:
         return tr("Use gpu_memory_utilization %(share)s.", share=f"{share / 100:.2f}")

@@ -14,12 +14,12 @@ from vrameter.i18n import tr
 from vrameter.model.architecture import Architecture, Attention, FeedForward, LatentAttention
 from vrameter.settings.vllm import VllmSettings
 
-# Networks whose tower every device holds whole: in Mistral's own format its layers are plain ones.
-# [vLLM 0.19, model_executor/models/pixtral.py, class VisionTransformer]
+# Networks whose tower every device holds whole: in Mistral's own format, which others' quantised checkpoints do not have,
+# its layers are plain ones. [vLLM 0.19, model_executor/models/pixtral.py, class VisionTransformer]
 UNSPLIT_TOWERS = ("mistral3", "pixtral")
 
 
-def degrees_of(ask: Ask, settings: VllmSettings, warnings: list[str]) -> tuple[Degrees, int]:
+def degrees_of(ask: Ask, settings: VllmSettings, warnings: list[str], *, quantized: bool) -> tuple[Degrees, int]:
     """Return how the devices share the work; devices that no degree accounts for split every matrix."""
     given = ask.request.parallelism
     if given.context > 1:
@@ -60,7 +60,9 @@ def degrees_of(ask: Ask, settings: VllmSettings, warnings: list[str]) -> tuple[D
         for layer, _ in ask.architecture.main.layer_groups
         for part in layer.parts
     )
-    split = settings.mm_encoder_tp_mode == "weights" and ask.architecture.model_type not in UNSPLIT_TOWERS
+    split = settings.mm_encoder_tp_mode == "weights" and (
+        quantized or ask.architecture.model_type not in UNSPLIT_TOWERS
+    )
     return Degrees(tensor, given.pipeline, shared if mixture else tensor, whole and mixture, split), given.data
 
 

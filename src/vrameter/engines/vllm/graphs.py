@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from vrameter.engines import Values
 from vrameter.engines.constants import GraphLaw, constants
 from vrameter.engines.vllm.versions import Rules
-from vrameter.model.architecture import Architecture, FeedForward
+from vrameter.model.architecture import Architecture
 
 LARGEST = 512
 LARGEST_V0 = 256
@@ -44,38 +44,34 @@ def capture_sizes(
 
 
 def graph_bytes(
-    *, fixed_kib: int, num_layers: int, num_sizes: int, layer_kib: int, expert_layers: int, experts_kib: int
+    *, fixed_kib: int, split_kib: int, tensor_parallel: int, num_layers: int, num_sizes: int, layer_kib: int
 ) -> int:
     """Return what captured graphs take. [bytes].
 
     Formula::
 
-        (fixed_kib + num_sizes * (num_layers * layer_kib + expert_layers * experts_kib)) * 1024
+        (fixed_kib + split_kib // tensor_parallel + num_sizes * num_layers * layer_kib) * 1024
 
     Parameters
     ----------
-    fixed_kib, layer_kib, experts_kib
-        Fitted: of any graph, of a layer and size, and what experts add to a layer. [KiB]
+    fixed_kib, split_kib, layer_kib
+        Fitted: of any graphs, of what tensor ranks split, of a layer and size. [KiB]
     """
-    return (fixed_kib + num_sizes * (num_layers * layer_kib + expert_layers * experts_kib)) * 1024
+    return (fixed_kib + split_kib // tensor_parallel + num_sizes * num_layers * layer_kib) * 1024
 
 
 def graph_values(
-    share: Architecture, rules: Rules, sizes: Sequence[int], *, estimated: bool
+    share: Architecture, rules: Rules, sizes: Sequence[int], *, tensor: int, estimated: bool
 ) -> tuple[Values, GraphLaw]:
     """Return the arguments of `graph_bytes`, and the law with its bounds."""
     law = constants().vllm.graphs["v0" if rules.engine == "v0" else "estimated" if estimated else "captured"]
-    layers = share.main.layers
-    experts = sum(
-        1 for layer in layers if any(isinstance(part, FeedForward) and part.num_experts for part in layer.parts)
-    )
     return {
         "fixed_kib": law.fixed_kib,
-        "num_layers": len(layers),
+        "split_kib": law.split_kib,
+        "tensor_parallel": tensor,
+        "num_layers": len(share.main.layers),
         "num_sizes": len(sizes),
         "layer_kib": law.layer_kib,
-        "expert_layers": experts,
-        "experts_kib": law.experts_kib,
     }, law
 
 

@@ -14,8 +14,12 @@ from vrameter.engines.constants import constants
 from vrameter.engines.loaded import Kernels
 from vrameter.engines.vllm.profile import MULTIPROCESSORS
 from vrameter.engines.vllm.resolved import Resolved
+from vrameter.memory.runtime import blas_workspace
 from vrameter.model.architecture import Architecture, remembered
+from vrameter.units import GIB
 
+LARGE_DEVICE = 70 * GIB
+LARGE_WORKSPACE, SMALL_WORKSPACE = 33_554_432, 8_519_680
 # Backend of MXFP4 experts -> multiples of the experts' width and the model's, and whether scales are padded too.
 MXFP4 = {"triton": ((64, 256), False), "marlin": ((128, 256), True), "flashinfer": ((256, 256), True)}
 
@@ -40,6 +44,13 @@ def multiprocessors(device: Device | None) -> int:
     return known[found] if found else MULTIPROCESSORS
 
 
+def workspace(device: Device | None) -> int:
+    """Return the matrix library's workspace; a device known by its capacity alone counts as old where it is small. [bytes]."""
+    if device is not None and not device.vendor:
+        return LARGE_WORKSPACE if device.capacity_bytes >= LARGE_DEVICE else SMALL_WORKSPACE
+    return blas_workspace(device)
+
+
 @remembered
 def without_towers(architecture: Architecture) -> Architecture:
     """Return a model without its encoders of images and sound."""
@@ -49,4 +60,4 @@ def without_towers(architecture: Architecture) -> Architecture:
     return replace(architecture, components=kept)
 
 
-__all__ = ["kernels_of", "multiprocessors", "without_towers"]
+__all__ = ["kernels_of", "multiprocessors", "without_towers", "workspace"]

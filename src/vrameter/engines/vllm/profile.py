@@ -30,7 +30,6 @@ from vrameter.model.architecture import (
     Recurrent,
     remembered,
 )
-from vrameter.units import ceil_div
 
 SORT_BYTES, FULL_SORT_BYTES, FULL_SORT_ROWS = 36, 48, 128
 DRAW_BYTES = 12
@@ -186,8 +185,9 @@ def peak_parts(
     rows = min(step.num_seqs, tokens)
     between = 2 * tokens * hidden * element if stages > 1 else 0
     draws = is_last and share.decoder is not None and main.vocab_size > 0
-    width, experts = _widths(main, quantized=_quantizes(plan))
-    residual = constants().vllm.residual_hundredths[rules.engine]
+    width, experts = _widths(main)
+    law = "v1_int8" if rules.engine == "v1" and _quantizes(plan) else rules.engine
+    residual = constants().vllm.residual_hundredths[law]
     forward = forward_bytes(
         num_tokens=tokens, mlp_width=width, residual_hundredths=residual, hidden_size=hidden, element_bytes=element
     )
@@ -201,6 +201,8 @@ def peak_parts(
             hidden_size=hidden,
             element_bytes=element,
         )
+    if not rules.buffers_stay:
+        forward, buffers = forward + buffers, 0
     images, encoder = _image_bytes(share, step, element, residual)
     return {
         "drawing": draw_bytes(
@@ -217,20 +219,19 @@ def peak_parts(
 
 
 def _quantizes(plan: WeightPlan) -> bool:
-    """Say whether inputs of matrices are quantised to int8 in tensors of their own."""
-    return any(form.name == "int8" for form in plan.formats)
+    """Say whether inputs of matrices are quantised to int8, by kernels that write tensors of their own."""
+    return any(form.name in ("int8", "w8a8") for form in plan.formats)
 
 
 @remembered
-def _widths(main: Component, *, quantized: bool) -> tuple[int, tuple[int, int] | None]:
+def _widths(main: Component) -> tuple[int, tuple[int, int] | None]:
     """Return the widest feed-forward or mixer, and the experts per token and their width where there are some."""
     width, experts = 0, None
     for layer, _ in main.layer_groups:
         for part in layer.parts:
             if isinstance(part, FeedForward):
                 dense = part.shared_size if part.num_experts else part.intermediate_size
-                own = (3 if part.gated else 2) * dense + (ceil_div(dense, 2) if quantized else 0)
-                width = max(width, own)
+                width = max(width, (3 if part.gated else 2) * dense)
                 if part.num_experts:
                     found = (part.num_experts_per_token, part.intermediate_size)
                     experts = max(experts or found, found, key=lambda each: each[0] * each[1])
@@ -268,7 +269,7 @@ def _image_bytes(share: Architecture, step: Step, element: int, residual: int) -
     pixels = (patches - image.extra_patches) * image.patch_size[0] * image.patch_size[1] * image.temporal_patch * 3
     tokens = step.images * image.max_tokens
     kept = step.images * pixels * element
-    inner, _ = _widths(tower, quantized=False)
+    inner, _ = _widths(tower)
     encoder = forward_bytes(
         num_tokens=step.images * patches, mlp_width=inner, residual_hundredths=residual, hidden_size=tower.hidden_size,
         element_bytes=element,

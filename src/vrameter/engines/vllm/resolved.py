@@ -20,6 +20,7 @@ from vrameter.engines.vllm.versions import Rules
 from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
 from vrameter.memory.cache_formats import FORMATS, CacheFormat
+from vrameter.memory.weight_plan import WeightPlan
 from vrameter.model.architecture import Architecture, Attention, LatentAttention, Recurrent
 from vrameter.settings.vllm import VllmSettings
 from vrameter.units import GIB
@@ -98,7 +99,7 @@ class Resolved:
         }
 
 
-def resolve(ask: Ask, settings: VllmSettings, rules: Rules, own_dtype: str, warnings: list[str]) -> Resolved:
+def resolve(ask: Ask, settings: VllmSettings, rules: Rules, plan: WeightPlan, warnings: list[str]) -> Resolved:
     """Return the request with defaults filled in.
 
     Raises
@@ -107,7 +108,7 @@ def resolve(ask: Ask, settings: VllmSettings, rules: Rules, own_dtype: str, warn
         For what vLLM refuses whatever the memory, with the nearest value that it takes.
     """
     architecture = ask.architecture
-    degrees, data = degrees_of(ask, settings, warnings)
+    degrees, data = degrees_of(ask, settings, warnings, quantized=plan.quantization is not None)
     length, fitted = _length(architecture, settings)
     seqs, tokens = _step(ask, settings, rules, length)
     drafts = _drafts(settings)
@@ -123,7 +124,7 @@ def resolve(ask: Ask, settings: VllmSettings, rules: Rules, own_dtype: str, warn
     return Resolved(
         settings=settings, rules=rules, degrees=degrees, data=data, max_model_len=length, fitted=fitted, max_num_seqs=seqs,
         max_num_batched_tokens=tokens, utilization=_utilization(settings, rules), block_size=_block(ask, settings),
-        cache=_cache(architecture, settings, own_dtype), sizes=sizes, drafts=drafts,
+        cache=_cache(architecture, settings, plan.compute_dtype), sizes=sizes, drafts=drafts,
         state_mode=_state_mode(architecture, settings, rules), in_flight=steps * tokens,
         images=_images(architecture, settings, seqs, tokens, length),
     )  # fmt: skip
@@ -304,7 +305,12 @@ def _images(architecture: Architecture, settings: VllmSettings, seqs: int, token
     if tower is None or tower.image is None or settings.skip_mm_profiling or settings.language_model_only:
         return 0
     limit = (settings.limit_mm_per_prompt or {}).get("image", MANY)
-    most = tower.image.max_tokens
+    crossed = any(
+        isinstance(part, Attention) and part.scope == "cross"
+        for layer, _ in architecture.main.layer_groups
+        for part in layer.parts
+    )
+    most = tower.image.max_patches if crossed else tower.image.max_tokens
     if limit == 0 or most == 0:
         return 0
     per_prompt = max(1, min(limit, length // most))

@@ -19,7 +19,7 @@ from functools import cached_property
 
 from vrameter.memory.torch_allocator import Held, hold
 from vrameter.memory.weight_plan import REMEMBERED, Stored, WeightPlan
-from vrameter.model.architecture import Architecture, Attention, Component, LatentAttention, Layer, Tensor
+from vrameter.model.architecture import Architecture, Component, LatentAttention, Layer, Tensor
 from vrameter.units import ceil_to
 
 # Slots of matrices that engines keep in one tensor.
@@ -179,19 +179,12 @@ def _layer_sizes(plan: WeightPlan, component: Component, index: int, layer: Laye
 
 
 def rotary_bytes(share: Architecture, element_bytes: int) -> list[int]:
-    """Return the tables of rotary angles: one for each width of head, none where positions are learned. [bytes]."""
-    decoder = share.decoder
-    if decoder is None or any(tensor.slot == "position" for tensor in decoder.tensors):
+    """Return the tables of rotary angles that a model's layers share. [bytes]."""
+    if share.decoder is None or not share.decoder.layers:
         return []
-    widths = {
-        part.rope_dim if isinstance(part, LatentAttention) else part.head_dim
-        for layer, _ in decoder.layer_groups
-        for part in layer.parts
-        if isinstance(part, LatentAttention) or (isinstance(part, Attention) and part.scope not in ("cross", "encoder"))
-    }
     return [
-        rotary_table_bytes(num_positions=decoder.max_positions, rotary_width=width, element_bytes=element_bytes)
-        for width in sorted(widths)
+        rotary_table_bytes(num_positions=positions, rotary_width=width, element_bytes=element_bytes)
+        for positions, width in share.rotary_tables
     ]
 
 

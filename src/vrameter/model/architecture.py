@@ -312,6 +312,8 @@ class Architecture:
         Tensors that the file is known to hold beyond what is loaded: duplicated heads, rotary buffers.
     notes
         What the reader assumed.
+    rotary_tables
+        Positions and width of the tables of rotary angles that engines build.
     """
 
     name: str
@@ -323,6 +325,7 @@ class Architecture:
     quantization_config: dict[str, object] | None = None
     stored_extra: Tensors = ()
     notes: tuple[str, ...] = ()
+    rotary_tables: tuple[tuple[int, int], ...] = ()
 
     def __hash__(self) -> int:
         return hash((self.name, self.model_type, self.class_name, self.num_params))

@@ -13,6 +13,7 @@ from vrameter.model.config import Config, check_json, shown
 from vrameter.model.families.index import MODULES
 from vrameter.model.families.registry import Built, Entry, as_tuple, entry, num_labels
 from vrameter.model.likeness import class_of, likely_type, type_of_class
+from vrameter.model.rotary import rotary_tables
 
 MAX_TENSORS = 2_000_000
 # Decoders whose class that answers from a text keeps the body under ``transformer``. [transformers 5.23]
@@ -64,6 +65,7 @@ def read_config(values: Mapping[str, Any], *, name: str = "") -> Architecture:
         assert found is not None
     class_name = _class_name(values, found)
     built = build(cfg, found, class_name)
+    decoder = next((component for component in built.components if component.kind == "decoder"), None)
     return Architecture(
         name=name or str(values.get("_name_or_path") or (class_name if class_name != found.task else cfg.model_type)),
         model_type=cfg.model_type,
@@ -74,6 +76,7 @@ def read_config(values: Mapping[str, Any], *, name: str = "") -> Architecture:
         quantization_config=_quantization(values),
         stored_extra=built.stored_extra,
         notes=tuple(dict.fromkeys(cfg.notes)),
+        rotary_tables=rotary_tables(values, decoder) if decoder is not None else (),
     )
 
 

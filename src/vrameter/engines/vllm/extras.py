@@ -159,7 +159,7 @@ def _own_share(last: Architecture) -> Architecture | None:
         for component in last.components
         if component.kind == "mtp"
     )
-    return replace(last, components=own) if own else None
+    return replace(last, components=own, rotary_tables=()) if own else None
 
 
 def _other_model(name: str, method: str, config: dict[str, Any], made: Resolved) -> Draft:

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 Values = dict[str, Any]
 """Arguments of a term: whole numbers by name."""
 
-ENGINES = {"transformers": "vrameter.engines.transformers", "vllm": "vrameter.engines.vllm"}
+ENGINES = {
+    "transformers": "vrameter.engines.transformers",
+    "vllm": "vrameter.engines.vllm",
+    "sglang": "vrameter.engines.sglang",
+}
 
 
 @dataclass(frozen=True, slots=True)

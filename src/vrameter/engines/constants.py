@@ -39,6 +39,12 @@ class Spans(Struct, frozen=True):
     apart: Span
     stages: Span
 
+    def of(self, *, group: bool, linked: bool, stages: bool) -> Span:
+        """Return the span of a device: in a group that works on the same layers, in a pipeline, or alone."""
+        if group:
+            return self.linked if linked else self.apart
+        return self.stages if stages else self.alone
+
 
 class Since(Struct, frozen=True):
     """A size from one release on."""

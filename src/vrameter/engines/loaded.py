@@ -114,11 +114,14 @@ class Kernels:
         Whether scales are padded too.
     absorbed
         Whether latent attention keeps its projections multiplied out.
+    rotary_bytes
+        Of an element of the tables of rotary angles; 0 for the model's own data type. [bytes]
     """
 
     mxfp4: tuple[int, int] = (1, 1)
     mxfp4_scales: bool = True
     absorbed: bool = False
+    rotary_bytes: int = 0
 
 
 _LOADED: dict[tuple[int, int, Kernels], tuple[WeightPlan, Architecture, Loaded]] = {}
@@ -135,7 +138,7 @@ def loaded(plan: WeightPlan, share: Architecture, kernels: Kernels) -> Loaded:
 
 
 def _loaded(plan: WeightPlan, share: Architecture, kernels: Kernels) -> Loaded:
-    tables = rotary_bytes(share, plan.compute_bytes)
+    tables = rotary_bytes(share, kernels.rotary_bytes or plan.compute_bytes)
     copies, padding = latent_copies(plan, share, absorbed=kernels.absorbed), expert_padding(plan, share, kernels)
     sizes = [*allocations(plan, share), *tables]
     return Loaded(plan.of(share).total, sum(tables), copies, padding, hold(sizes))

@@ -13,15 +13,31 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
-from vrameter.model.architecture import Architecture, Attention, Component, FeedForward, Layer, Part, Tensor, remembered
+from vrameter.model.architecture import (
+    Architecture,
+    Attention,
+    Component,
+    FeedForward,
+    LatentAttention,
+    Layer,
+    Part,
+    Tensor,
+    remembered,
+)
 from vrameter.parallel import VOCABULARY, split_component, split_tensor, tensor_share
 from vrameter.units import ceil_div, ceil_to
 
+if TYPE_CHECKING:
+    from vrameter.devices import Device
+    from vrameter.engines import Ask
+
 VOCABULARY_MULTIPLE = 64
 SEEN = ("vision", "audio")
+UNLINKED = ("pcie", "pci-e", "consumer", "desktop", "workstation", "laptop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +121,54 @@ def ranks(architecture: Architecture, degrees: Degrees) -> tuple[Rank, ...]:
         )
         first = last
     return tuple(found)
+
+
+def check_heads(architecture: Architecture, tensor: int) -> None:
+    for layer, _ in architecture.main.layer_groups:
+        for part in layer.parts:
+            if isinstance(part, (Attention, LatentAttention)) and part.num_heads % tensor:
+                legal = [size for size in range(1, part.num_heads + 1) if part.num_heads % size == 0]
+                near = max((size for size in legal if size <= tensor), default=1)
+                raise RequestError(
+                    tr(
+                        "parallelism.tensor: total number of attention heads (%(heads)s) must be divisible by tensor "
+                        "parallel size (%(value)s).",
+                        heads=part.num_heads, value=tensor,
+                    ),
+                    field="parallelism.tensor",
+                    hint=tr("Use %(near)s; legal are: %(names)s.", near=near, names=", ".join(map(str, legal[:12]))),
+                )  # fmt: skip
+
+
+def tensor_degree(ask: Ask, warnings: list[str]) -> int:
+    """Return the ranks that split every matrix: as asked, or all devices that no other degree accounts for.
+
+    Raises
+    ------
+    RequestError
+        Where the degrees do not make up the number of devices.
+    """
+    given = ask.request.parallelism
+    product = given.num_devices
+    if given.tensor == 1 and ask.num_devices > product and ask.num_devices % product == 0:
+        tensor = ask.num_devices // product
+        warnings.append(tr("%(count)s devices: parallelism.tensor %(count)s is assumed.", count=tensor))
+        return tensor
+    if ask.num_devices != product:
+        raise RequestError(
+            tr(
+                "parallelism: %(degrees)s devices where num_devices says %(count)s.",
+                degrees=product, count=ask.num_devices,
+            ),
+            field="parallelism",
+            hint=tr("Give num_devices as tensor x pipeline x data."),
+        )  # fmt: skip
+    return given.tensor
+
+
+def linked(device: Device | None) -> bool:
+    """Say whether devices of a kind have a link of their own, such as NVLink, so far as the kind tells."""
+    return device is None or device.form_factor.lower() not in UNLINKED
 
 
 def _padded(architecture: Architecture) -> Architecture:
@@ -212,4 +276,4 @@ def _stage(share: Architecture, first: int, last: int, *, is_first: bool, is_las
     return replace(share, components=tuple(components))
 
 
-__all__ = ["VOCABULARY_MULTIPLE", "Degrees", "Rank", "ranks", "stage_layers"]
+__all__ = ["VOCABULARY_MULTIPLE", "Degrees", "Rank", "check_heads", "linked", "ranks", "stage_layers", "tensor_degree"]

@@ -14,6 +14,7 @@ from typing import Any
 INFERENCE = {
     "transformers": ("transformers", "TransformersSettings"),
     "vllm": ("vllm", "VllmSettings"),
+    "sglang": ("sglang", "SglangSettings"),
 }
 TRAINING: tuple[str, str] | None = None
 """All training stacks share one struct: the words of the field."""

@@ -18,7 +18,7 @@ from typing import Any
 from vrameter.engines import Answer, Ask, Values
 from vrameter.engines.constants import Span, Spans, constants
 from vrameter.engines.loaded import Kernels, Loaded, loaded, loaded_bytes
-from vrameter.engines.ranks import Rank, ranks
+from vrameter.engines.ranks import Rank, linked, ranks
 from vrameter.engines.vllm import graphs
 from vrameter.engines.vllm.blocks import Layout, pool_of_blocks
 from vrameter.engines.vllm.extras import Draft, adapted_widths, adapter_bytes, draft_bytes, draft_of
@@ -115,9 +115,11 @@ class Server:
     def spans(self, found: Spans) -> Span:
         """Return the span for a device alone, in a tensor-parallel group on its own link or over PCIe, or a stage."""
         degrees = self.made.degrees
-        if degrees.tensor > 1 or self.made.data > 1:
-            return found.linked if linked(self.ask) else found.apart
-        return found.stages if degrees.pipeline > 1 else found.alone
+        return found.of(
+            group=degrees.tensor > 1 or self.made.data > 1,
+            linked=linked(self.ask.device),
+            stages=degrees.pipeline > 1,
+        )
 
     @cached_property
     def non_torch(self) -> tuple[int, int, int]:
@@ -272,14 +274,6 @@ class Server:
                groups=number, layers=layers, tokens=tokens, kind=kind)
             for (layers, tokens, kind), number in counts.items()
         )  # fmt: skip
-
-
-def linked(ask: Ask) -> bool:
-    """Say whether the devices have a link of their own, such as NVLink, so far as their kind tells."""
-    device = ask.device
-    if device is None:
-        return True
-    return device.form_factor.lower() not in ("pcie", "pci-e", "consumer", "desktop", "workstation", "laptop")
 
 
 def estimate(ask: Ask) -> Answer:

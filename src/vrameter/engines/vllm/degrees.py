@@ -8,10 +8,10 @@ References
 from __future__ import annotations
 
 from vrameter.engines import Ask
-from vrameter.engines.ranks import Degrees
+from vrameter.engines.ranks import Degrees, check_heads, tensor_degree
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
-from vrameter.model.architecture import Architecture, Attention, FeedForward, LatentAttention
+from vrameter.model.architecture import Architecture, Attention, FeedForward
 from vrameter.settings.vllm import VllmSettings
 
 # Networks whose tower every device holds whole: in Mistral's own format, which others' quantised checkpoints do not have,
@@ -28,20 +28,7 @@ def degrees_of(ask: Ask, settings: VllmSettings, warnings: list[str], *, quantiz
             field="parallelism.context",
             hint=tr('Use {"settings": {"decode_context_parallel_size": %(value)s}}.', value=given.context),
         )
-    tensor = given.tensor
-    product = given.num_devices
-    if tensor == 1 and ask.num_devices > product and ask.num_devices % product == 0:
-        tensor = ask.num_devices // product
-        warnings.append(tr("%(count)s devices: parallelism.tensor %(count)s is assumed.", count=tensor))
-    elif ask.num_devices != product:
-        raise RequestError(
-            tr(
-                "parallelism: %(degrees)s devices where num_devices says %(count)s.",
-                degrees=product, count=ask.num_devices,
-            ),
-            field="parallelism",
-            hint=tr("Give num_devices as tensor x pipeline x data."),
-        )  # fmt: skip
+    tensor = tensor_degree(ask, warnings)
     check_heads(ask.architecture, tensor)
     _check_context(ask.architecture, tensor, settings.decode_context_parallel_size)
     shared = tensor * given.data
@@ -66,23 +53,6 @@ def degrees_of(ask: Ask, settings: VllmSettings, warnings: list[str], *, quantiz
     return Degrees(tensor, given.pipeline, shared if mixture else tensor, whole and mixture, split), given.data
 
 
-def check_heads(architecture: Architecture, tensor: int) -> None:
-    for layer, _ in architecture.main.layer_groups:
-        for part in layer.parts:
-            if isinstance(part, (Attention, LatentAttention)) and part.num_heads % tensor:
-                legal = [size for size in range(1, part.num_heads + 1) if part.num_heads % size == 0]
-                near = max((size for size in legal if size <= tensor), default=1)
-                raise RequestError(
-                    tr(
-                        "parallelism.tensor: total number of attention heads (%(heads)s) must be divisible by tensor "
-                        "parallel size (%(value)s).",
-                        heads=part.num_heads, value=tensor,
-                    ),
-                    field="parallelism.tensor",
-                    hint=tr("Use %(near)s; legal are: %(names)s.", near=near, names=", ".join(map(str, legal[:12]))),
-                )  # fmt: skip
-
-
 def _check_context(architecture: Architecture, tensor: int, size: int) -> None:
     """Refuse a split of cached tokens that the KV heads or the tensor-parallel group do not allow."""
     if size == 1:
@@ -105,4 +75,4 @@ def _check_context(architecture: Architecture, tensor: int, size: int) -> None:
         )  # fmt: skip
 
 
-__all__ = ["UNSPLIT_TOWERS", "check_heads", "degrees_of"]
+__all__ = ["UNSPLIT_TOWERS", "degrees_of"]

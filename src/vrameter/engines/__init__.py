@@ -6,6 +6,7 @@ only that one is imported.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ ENGINES = {
     "transformers": "vrameter.engines.transformers",
     "vllm": "vrameter.engines.vllm",
     "sglang": "vrameter.engines.sglang",
+    "tensorrt-llm": "vrameter.engines.tensorrt_llm",
+    "tgi": "vrameter.engines.tgi",
 }
 
 
@@ -80,7 +83,7 @@ class Answer:
     settings: dict[str, Any]
     resolved: dict[str, Any] = field(default_factory=dict)
     kv_cache: dict[str, Any] | None = None
-    report: dict[str, int | float] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
     limits: dict[str, int] = field(default_factory=dict)
     refusal: str = ""
     warnings: tuple[str, ...] = ()

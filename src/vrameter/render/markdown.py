@@ -43,7 +43,15 @@ def response_markdown(response: Mapping[str, Any]) -> str:
             "",
         )
     )
-    lines = [f"**{words.verdict(response)}**", "", words.setup(response), "", table(columns, rows)]
+    pool = words.pool_line(response)
+    lines = [
+        f"**{words.verdict(response)}**",
+        "",
+        *([pool, ""] if pool else []),
+        words.setup(response),
+        "",
+        table(columns, rows),
+    ]
     limits = words.limits(response)
     if limits:
         lines += ["", limits]

@@ -68,7 +68,8 @@ def response_text(response: Mapping[str, Any]) -> str:
         return rule_text(response)
     entry = response["devices"][0]
     peak = entry["peak"]
-    lines = [words.verdict(response), "  " + words.setup(response), ""]
+    pool = words.pool_line(response)
+    lines = [words.verdict(response), *([f"  {pool}"] if pool else []), "  " + words.setup(response), ""]
     whole = max(entry.get("budget_bytes", 0), peak["used_bytes"]) or 1
     rows = []
     for item in words.merged_items(entry):

@@ -21,6 +21,10 @@ def term_label(term: str) -> str:
         "workspace": tr("library workspace"),
         "fragmentation": tr("allocator slack"),
         "runtime": tr("driver and context"),
+        "non_torch": tr("libraries"),
+        "cuda_graphs": tr("CUDA graphs"),
+        "adapters": tr("adapters"),
+        "draft": tr("draft model"),
         "optimizer_state": tr("gradients and optimizer state"),
     }
     return labels.get(term, term)
@@ -34,6 +38,8 @@ def phase_label(phase: str) -> str:
         "decode": tr("generating"),
         "forward": tr("the forward pass"),
         "inference": tr("inference"),
+        "profile": tr("the profile run"),
+        "serve": tr("serving"),
         "step": tr("a training step"),
     }
     return labels.get(phase, phase)
@@ -67,7 +73,9 @@ def interval(low: int, high: int) -> str:
 
 
 def verdict(response: Mapping[str, Any]) -> str:
-    """Return the first line: whether it fits, what it needs, what there is."""
+    """Return the first line: whether it fits, what it needs, what there is; or why an engine would not start."""
+    if response.get("refused"):
+        return str(response["refused"])
     entry = response["devices"][0]
     peak = entry["peak"]
     name = response["model"]["name"]
@@ -99,6 +107,19 @@ def verdict(response: Mapping[str, Any]) -> str:
         ),
     }
     return sentences[entry["confidence"]]
+
+
+def pool_line(response: Mapping[str, Any]) -> str:
+    """Return what an engine's KV pool holds; nothing where an engine reserves none."""
+    cache, report = response.get("kv_cache"), response.get("report") or {}
+    if not cache or report.get("kv_pool_bytes", 0) <= 0 or not cache.get("tokens"):
+        return ""
+    length = report["max_concurrency_len"]
+    return tr(
+        "KV pool %(size)s: %(tokens)s tokens, %(count)s sequences of %(length)s.",
+        size=format_bytes(report["kv_pool_bytes"]), tokens=f"{cache['tokens']:,}", count=f"{cache['max_concurrency']:,.1f}",
+        length=f"{length:,}",
+    )  # fmt: skip
 
 
 def device_line(entry: Mapping[str, Any]) -> str:
@@ -144,8 +165,9 @@ def setup(response: Mapping[str, Any]) -> str:
         if model["num_active_params"] != model["num_params"]:
             parts.append(tr("%(params)s active per token", params=f"{model['num_active_params']:,}"))
     parts.append(str(request.get("quantization") or request.get("dtype") or ""))
-    if settings.get("context_length"):
-        parts.append(tr("%(tokens)s tokens", tokens=f"{settings['context_length']:,}"))
+    length = next((settings[name] for name in LENGTHS if settings.get(name)), None)
+    if length:
+        parts.append(tr("%(tokens)s tokens", tokens=f"{length:,}"))
     if settings.get("batch_size"):
         parts.append(tr("%(count)s at once", count=settings["batch_size"]))
     if request.get("method") == "architecture":

@@ -15,6 +15,8 @@ INFERENCE = {
     "transformers": ("transformers", "TransformersSettings"),
     "vllm": ("vllm", "VllmSettings"),
     "sglang": ("sglang", "SglangSettings"),
+    "tensorrt-llm": ("tensorrt_llm", "TensorrtLlmSettings"),
+    "tgi": ("tgi", "TgiSettings"),
 }
 TRAINING: tuple[str, str] | None = None
 """All training stacks share one struct: the words of the field."""

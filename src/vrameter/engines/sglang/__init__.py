@@ -309,9 +309,9 @@ def _kv_cache(server: Server) -> dict[str, Any] | None:
     return found
 
 
-def _report(server: Server) -> dict[str, int | float]:
+def _report(server: Server) -> dict[str, Any]:
     rank = max(server.ranks, key=lambda each: server.loaded(each).total)
-    found: dict[str, int | float] = {
+    found: dict[str, Any] = {
         "weights_bytes": server.loaded(rank).reserved,
         "startup_bytes": server.runtime[1],
         "cuda_graph_bytes": graph_bytes(**server.graph_values(rank)) if server.made.graphs else 0,
@@ -338,7 +338,8 @@ def _limits(server: Server) -> dict[str, int]:
     positions = server.ask.architecture.main.max_positions or server.made.context
     count = server.tokens // server.made.context
     slots = min((server.slots(rank) for rank in server.ranks if server.slot(rank)), default=count)
-    return {"context_length": min(positions, server.tokens), "max_running_requests": min(count, slots)}
+    found = {"context_length": min(positions, server.tokens), "max_running_requests": min(count, slots)}
+    return {name: most for name, most in found.items() if most}
 
 
 __all__ = ["Server", "estimate"]

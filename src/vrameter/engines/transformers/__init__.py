@@ -201,9 +201,9 @@ def _kv_cache(run: Deployment, shape: Shape) -> dict[str, Any] | None:
     }
 
 
-def _report(run: Deployment, shape: Shape, fullest: Ledger) -> dict[str, int | float]:
+def _report(run: Deployment, shape: Shape, fullest: Ledger) -> dict[str, int]:
     peak = fullest.peak()
-    report: dict[str, int | float] = {
+    report = {
         "weights_bytes": sum(each.bytes for each in fullest.items if each.term == "weights"),
         "activation_bytes": max((each.bytes for each in fullest.items if each.term == "activations"), default=0),
         "peak_allocated_bytes": peak.allocated,

@@ -394,13 +394,13 @@ def bytes_per_token(server: Server) -> int:
     return sum(every)
 
 
-def report(server: Server) -> dict[str, int | float]:
+def report(server: Server) -> dict[str, Any]:
     """Return the figures of the log, of the rank with the smallest pool."""
     pools = {id(rank): pool_bytes(**server.pool_values(rank)) for rank in server.ranks} if server.requested else {}
     rank = max(server.ranks, key=lambda each: server.loaded(each).total)
     tight = min(server.ranks, key=lambda each: pools[id(each)]) if pools else rank
     rules = server.made.rules
-    found: dict[str, int | float] = {
+    found: dict[str, Any] = {
         "weights_bytes": server.loaded(rank).total
         - server.offloaded(rank)
         + (server.draft.bytes if rank.is_last else 0),
@@ -424,7 +424,7 @@ def report(server: Server) -> dict[str, int | float]:
             "kv_tokens": pool.tokens(by_concurrency=rules.tokens_by_concurrency),
             "max_concurrency": round(pool.concurrency, 2),
             "max_concurrency_len": pool.max_model_len,
-            "kv_needed_bytes": pool.needed,
+            "kv_needed": [{"tokens": pool.max_model_len, "bytes": pool.needed}],
         }
     return found
 
@@ -456,7 +456,7 @@ def limits(server: Server) -> dict[str, int]:
     }
     if server.made.settings.kv_cache_memory_bytes is None:
         found["max_num_batched_tokens"] = largest_fitting(least, most=MOST_TOKENS, start=tokens)
-    return found
+    return {name: most for name, most in found.items() if most}
 
 
 __all__ = ["Server", "estimate", "limits", "refused", "report"]

@@ -29,7 +29,13 @@ def kernels_of(device: Device | None, made: Resolved) -> Kernels:
     backend = made.settings.mxfp4_backend
     if backend == "auto":
         major = float(device.compute_capability or 0) if device is not None and device.vendor == "nvidia" else 9.0
-        backend = "flashinfer" if 10 <= major < 12 else "triton" if 9 <= major < 10 else "marlin"
+        backend = (
+            "flashinfer"
+            if 10 <= major < 12
+            else "triton"
+            if 9 <= major < 10 and made.rules.triton_experts
+            else "marlin"
+        )
     multiples, scales = MXFP4[backend]
     return Kernels(mxfp4=multiples, mxfp4_scales=scales, absorbed=made.rules.absorbed_latent)
 

@@ -191,7 +191,8 @@ def peak_parts(
     forward = forward_bytes(
         num_tokens=tokens, mlp_width=width, residual_hundredths=residual, hidden_size=hidden, element_bytes=element
     )
-    forward = max(forward, tokens * 3 * hidden * element + _latent_bytes(main, step, element))
+    if rules.engine == "v1":
+        forward = max(forward, tokens * 3 * hidden * element + _latent_bytes(main, step, element))
     buffers = 0
     if experts and not any(form.name == "mxfp4" for form in plan.formats):
         buffers = expert_buffer_bytes(

@@ -58,6 +58,8 @@ class Rules:
         Whether an A100 counts as small whatever its memory.
     buffers_stay
         Whether work buffers of experts stay after a step.
+    triton_experts
+        Whether MXFP4 experts run on Triton's kernels on Hopper, which the package brings along.
     absorbed_latent
         Whether latent attention keeps its projections multiplied out.
     """
@@ -76,6 +78,7 @@ class Rules:
     large_from: tuple[int, ...] = (70,)
     small_a100: bool = False
     buffers_stay: bool = False
+    triton_experts: bool = False
     absorbed_latent: bool = False
 
 
@@ -87,7 +90,7 @@ CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
     ("0.8.0", {"engine": "v1", "large_from": (70,)}),
     ("0.9.0", {"small_a100": True}),
     ("0.9.1", {"groups": True}),
-    ("0.12.0", {"graph_sizes": 16, "buffers_stay": True}),
+    ("0.12.0", {"graph_sizes": 16, "buffers_stay": True, "triton_experts": True}),
     ("0.13.0", {"group_slack": 125}),
     ("0.17.0", {"sampler": "triton"}),
     ("0.19.0", {"group_slack": 150}),

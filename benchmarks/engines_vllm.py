@@ -128,7 +128,7 @@ def of_engine(name: str) -> Callable[[Case], bool]:
 
 def of_node(case: Case) -> bool:
     """Say whether a case comes from the node that most come from."""
-    return case["request"].get("engine_version") == "0.19.0" and case["source"].endswith("/pull/205")
+    return bool(case["request"].get("engine_version") == "0.19.0" and case["source"].endswith("/pull/205"))
 
 
 def stated(case: Case) -> bool:
@@ -151,13 +151,17 @@ def scores() -> list[Score]:
     def others(case: Case) -> bool:
         return vllm(case) and not of_node(case)
 
-    new, old = since("0.17.0"), lambda case: not since("0.17.0")(case)
+    new = since("0.17.0")
+
+    def old(case: Case) -> bool:
+        return vllm(case) and not new(case)
+
     found = [
         Score("vllm", "weights", figure("weights_bytes", vllm, answers), "median 0.5 %, p90 2 %", NOTES),
         Score("vllm", "weights, other logs", figure("weights_bytes", others, answers), "", NOTES),
         Score("vllm", "bytes per token or block", unit_bytes(vllm, answers), "97 % equal", NOTES),
         Score("vllm", "activation peak, 0.17 on", figure("activation_bytes", lambda c: vllm(c) and new(c), answers), "median 3 %"),
-        Score("vllm", "activation peak, earlier", figure("activation_bytes", lambda c: vllm(c) and old(c), dated), "median 10 %", NOTES),
+        Score("vllm", "activation peak, earlier", figure("activation_bytes", old, dated), "median 10 %", NOTES),
         Score("vllm", "KV pool, release stated", figure("kv_pool_bytes", lambda c: vllm(c) and stated(c), answers), "median 1.5 %, p90 5 %", NOTES),
         Score("vllm", "KV pool, by date", figure("kv_pool_bytes", lambda c: others(c) and not stated(c), dated), "", NOTES),
         Score("vllm", "tokens, release stated", figure("kv_tokens", lambda c: vllm(c) and stated(c), answers), "median 1.5 %, p90 5 %", NOTES),

@@ -60,6 +60,22 @@ REQUESTS = [
     {"model": "bert-base-uncased", "settings": {"context_length": 512}},
     {"model": "gemma-2-9b", "settings": {"cache_implementation": "static", "num_beams": 2}},
     {"model": "8.8B"},
+    {
+        "model": "gemma-3-27b",
+        "engine": "vllm",
+        "device": "h100",
+        "num_devices": 4,
+        "parallelism": {"tensor": 2, "pipeline": 2},
+    },
+    {
+        "model": "llama-3.1-8b",
+        "engine": "vllm",
+        "settings": {"enable_lora": True, "speculative_config": {"method": "ngram"}},
+    },
+    {"model": "deepseek-v2-lite", "engine": "vllm", "device": "l40s", "engine_version": "0.6.6"},
+    {"model": "gemma-3-12b", "engine": "sglang", "device": "h100"},
+    {"model": "llama-3.1-8b", "engine": "tensorrt-llm", "device": "h100"},
+    {"model": "llama-3.1-8b", "engine": "tgi", "device": "h100"},
 ]
 
 

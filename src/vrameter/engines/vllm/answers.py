@@ -138,24 +138,25 @@ def limits(server: Server) -> dict[str, int]:
     if pool is None:
         return {}
     positions = server.ask.architecture.main.max_positions or pool.max_model_len
-    needed = pool.layout.blocks_per_request(pool.max_model_len)
-    spare = pool.layout.spare
 
-    def left(count: int) -> int:
-        _, blocks = server.blocks(num_seqs=count)
-        return blocks - spare - count * needed
-
-    def least(tokens: int) -> int:
-        _, blocks = server.blocks(num_tokens=tokens)
-        return blocks - spare - needed
+    def left(other: Server, sequences: int) -> int:
+        held = other.pool
+        assert held is not None
+        return held.blocks - held.layout.spare - sequences * held.layout.blocks_per_request(pool.max_model_len)
 
     tokens = server.made.max_num_batched_tokens
     found = {
         "max_model_len": pool.layout.longest(pool.blocks, positions),
-        "max_num_seqs": largest_fitting(left, most=min(MOST_SEQUENCES, tokens), start=max(1, int(pool.concurrency))),
+        "max_num_seqs": largest_fitting(
+            lambda count: left(server.at(num_seqs=count), count),
+            most=min(MOST_SEQUENCES, tokens),
+            start=max(1, int(pool.concurrency)),
+        ),
     }
     if server.made.settings.kv_cache_memory_bytes is None:
-        found["max_num_batched_tokens"] = largest_fitting(least, most=MOST_TOKENS, start=tokens)
+        found["max_num_batched_tokens"] = largest_fitting(
+            lambda count: left(server.at(num_tokens=count), 1), most=MOST_TOKENS, start=tokens
+        )
     return {name: most for name, most in found.items() if most}
 
 

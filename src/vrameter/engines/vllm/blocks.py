@@ -119,16 +119,21 @@ class Spec:
         return self.states or full_blocks(num_tokens=num_tokens, block_tokens=self.tokens)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Group:
     """Layers that share a table of blocks: where they stand in the model, and how each keeps a sequence."""
 
     places: tuple[int, ...]
     specs: tuple[Spec, ...]
 
+    @cached_property
+    def kinds(self) -> tuple[Spec, ...]:
+        """Every way of keeping a sequence, once."""
+        return tuple(dict.fromkeys(self.specs))
+
     def blocks(self, num_tokens: int, in_flight: int, context_parallel: int) -> int:
         """Return the blocks that one request holds in this group."""
-        return max(spec.blocks(num_tokens, in_flight, context_parallel) for spec in set(self.specs))
+        return max(spec.blocks(num_tokens, in_flight, context_parallel) for spec in self.kinds)
 
     def block_bytes(self, first: int, last: int) -> int:
         """Return what one block takes on the device that holds the layers from `first` to before `last`. [bytes]."""
@@ -157,12 +162,12 @@ class Layout:
     @cached_property
     def block_tokens(self) -> int:
         """Tokens of the smallest block. [tokens]."""
-        return min(spec.tokens for group in self.groups for spec in group.specs)
+        return min(spec.tokens for group in self.groups for spec in group.kinds)
 
     @cached_property
     def attention_tokens(self) -> int:
         """Tokens of a block of attention layers, which the log calls the block size. [tokens]."""
-        found = [spec.tokens for group in self.groups for spec in group.specs if spec.kind != "state"]
+        found = [spec.tokens for group in self.groups for spec in group.kinds if spec.kind != "state"]
         return min(found) if found else self.block_tokens
 
     def block_bytes(self, first: int = 0, last: int = 1 << 30) -> int:

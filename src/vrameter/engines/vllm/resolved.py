@@ -8,7 +8,7 @@ References
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vrameter.devices import Device
@@ -84,6 +84,15 @@ class Resolved:
     def state_blocks(self) -> int:
         return {"none": 1, "align": 2}.get(self.state_mode, 0) + (self.drafts if self.state_mode != "all" else 0)
 
+    def at(self, architecture: Architecture, *, num_seqs: int, num_tokens: int) -> Resolved:
+        """Return the same request for other steps, with all that follows from them."""
+        steps = self.in_flight // self.max_num_batched_tokens
+        return replace(
+            self, max_num_seqs=num_seqs, max_num_batched_tokens=num_tokens, in_flight=steps * num_tokens,
+            sizes=_sizes(self.settings, self.rules, num_seqs, num_tokens, self.drafts),
+            images=_images(architecture, self.settings, num_seqs, num_tokens, self.max_model_len),
+        )  # fmt: skip
+
     def shown(self) -> dict[str, Any]:
         """Return the settings with the defaults that matter for memory."""
         known = {name: getattr(self.settings, name) for name in self.settings.__struct_fields__}
@@ -113,21 +122,25 @@ def resolve(ask: Ask, settings: VllmSettings, rules: Rules, plan: WeightPlan, wa
     seqs, tokens = _step(ask, settings, rules, length)
     drafts = _drafts(settings)
     steps = (degrees.pipeline + (settings.async_scheduling is not False)) if rules.steps_in_flight else 1
-    sizes: tuple[int, ...] = ()
-    if not settings.enforce_eager:
-        sizes = tuple(
-            settings.cudagraph_capture_sizes
-            or capture_sizes(
-                rules, max_num_seqs=seqs, num_tokens=tokens, drafts=drafts, largest=settings.max_cudagraph_capture_size
-            )
-        )
     return Resolved(
         settings=settings, rules=rules, degrees=degrees, data=data, max_model_len=length, fitted=fitted, max_num_seqs=seqs,
         max_num_batched_tokens=tokens, utilization=_utilization(settings, rules), block_size=_block(ask, settings),
-        cache=_cache(architecture, settings, plan.compute_dtype), sizes=sizes, drafts=drafts,
+        cache=_cache(architecture, settings, plan.compute_dtype), sizes=_sizes(settings, rules, seqs, tokens, drafts), drafts=drafts,
         state_mode=_state_mode(architecture, settings, rules), in_flight=steps * tokens,
         images=_images(architecture, settings, seqs, tokens, length),
     )  # fmt: skip
+
+
+def _sizes(settings: VllmSettings, rules: Rules, seqs: int, tokens: int, drafts: int) -> tuple[int, ...]:
+    """Return the batch sizes that are captured as CUDA graphs."""
+    if settings.enforce_eager:
+        return ()
+    return tuple(
+        settings.cudagraph_capture_sizes
+        or capture_sizes(
+            rules, max_num_seqs=seqs, num_tokens=tokens, drafts=drafts, largest=settings.max_cudagraph_capture_size
+        )
+    )
 
 
 def _length(architecture: Architecture, settings: VllmSettings) -> tuple[int, bool]:

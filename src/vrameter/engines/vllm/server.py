@@ -85,11 +85,25 @@ class Server:
             "element_bytes": self.plan.compute_bytes,
         }
 
-    def peak_values(self, rank: Rank, *, num_seqs: int | None = None, num_tokens: int | None = None) -> Values:
+    def at(self, *, num_seqs: int | None = None, num_tokens: int | None = None) -> Server:
+        """Return the same server with other steps."""
+        made = self.made.at(
+            self.ask.architecture,
+            num_seqs=num_seqs or self.made.max_num_seqs,
+            num_tokens=num_tokens or self.made.max_num_batched_tokens,
+        )
+        other = Server(self.ask, self.plan, made)
+        vars(other).update(  # what steps do not change
+            ranks=self.ranks, kernels=self.kernels, draft=self.draft, requested=self.requested, non_torch=self.non_torch,
+            layout=replace(self.layout, in_flight=made.in_flight),
+        )  # fmt: skip
+        return other
+
+    def peak_values(self, rank: Rank) -> Values:
         """Return the arguments of `profile_peak_bytes`."""
         step = Step(
-            num_tokens=num_tokens or self.made.max_num_batched_tokens,
-            num_seqs=num_seqs or self.made.max_num_seqs,
+            num_tokens=self.made.max_num_batched_tokens,
+            num_seqs=self.made.max_num_seqs,
             images=self.made.images,
             multiprocessors=multiprocessors(self.ask.device),
             workspace=workspace(self.ask.device),
@@ -128,7 +142,7 @@ class Server:
         )
         return graphs.graph_bytes(**values)
 
-    def pool_values(self, rank: Rank, *, num_seqs: int | None = None, num_tokens: int | None = None) -> Values:
+    def pool_values(self, rank: Rank) -> Values:
         """Return the arguments of `pool_bytes`."""
         assert self.requested is not None
         return {
@@ -136,19 +150,19 @@ class Server:
             "weights": self.loaded(rank).total - self.offloaded(rank),
             "adapters": adapter_bytes(**self.adapters(rank)),
             "draft": self.draft.bytes if rank.is_last else 0,
-            "activations": profile_peak_bytes(**self.peak_values(rank, num_seqs=num_seqs, num_tokens=num_tokens)),
+            "activations": profile_peak_bytes(**self.peak_values(rank)),
             "non_torch": self.non_torch[1],
             "graphs": self.graphs(rank, estimated=True) if self.made.rules.graphs_counted else 0,
         }
 
-    def blocks(self, *, num_seqs: int | None = None, num_tokens: int | None = None) -> tuple[int, int]:
+    def blocks(self) -> tuple[int, int]:
         """Return the smallest pool of all ranks and the whole blocks that every rank holds. [bytes], [blocks]."""
         settings = self.made.settings
         pools, counts = [], []
         for rank in self.ranks:
             size = settings.kv_cache_memory_bytes
             if size is None:
-                size = pool_bytes(**self.pool_values(rank, num_seqs=num_seqs, num_tokens=num_tokens))
+                size = pool_bytes(**self.pool_values(rank))
             block = self.layout.block_bytes(rank.first, rank.last)
             pools.append(size)
             counts.append(num_blocks(pool=size, block_bytes=block) if block else 0)

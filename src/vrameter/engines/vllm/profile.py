@@ -260,15 +260,22 @@ def _latent_bytes(main: Component, step: Step, element: int) -> int:
     return most * tokens * element
 
 
+@remembered
+def largest_image(tower: Component) -> tuple[int, int]:
+    """Return the patches and the tokens of the largest image that a tower takes."""
+    assert tower.image is not None
+    return tower.image.max_patches, tower.image.max_tokens
+
+
 def _image_bytes(share: Architecture, step: Step, element: int, residual: int) -> tuple[int, int]:
     """Return what dummy images keep, and the peak of their encoder with it. [bytes]."""
     tower = share.component("vision")
     if tower is None or tower.image is None or not step.images:
         return 0, 0
     image = tower.image
-    patches = image.max_patches
+    patches, most_tokens = largest_image(tower)
     pixels = (patches - image.extra_patches) * image.patch_size[0] * image.patch_size[1] * image.temporal_patch * 3
-    tokens = step.images * image.max_tokens
+    tokens = step.images * most_tokens
     kept = step.images * pixels * element
     inner, _ = _widths(tower)
     encoder = forward_bytes(
@@ -279,5 +286,5 @@ def _image_bytes(share: Architecture, step: Step, element: int, residual: int) -
 
 
 __all__ = [
-    "Step", "buffer_rows", "draw_bytes", "expert_buffer_bytes", "forward_bytes", "logit_bytes", "peak_parts", "profile_peak_bytes",
+    "Step", "buffer_rows", "draw_bytes", "expert_buffer_bytes", "forward_bytes", "largest_image", "logit_bytes", "peak_parts", "profile_peak_bytes",
 ]  # fmt: skip

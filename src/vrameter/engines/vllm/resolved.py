@@ -16,6 +16,7 @@ from vrameter.engines import Ask
 from vrameter.engines.ranks import Degrees
 from vrameter.engines.vllm.degrees import degrees_of
 from vrameter.engines.vllm.graphs import capture_sizes
+from vrameter.engines.vllm.profile import largest_image
 from vrameter.engines.vllm.versions import Rules
 from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
@@ -323,7 +324,8 @@ def _images(architecture: Architecture, settings: VllmSettings, seqs: int, token
         for layer, _ in architecture.main.layer_groups
         for part in layer.parts
     )
-    most = tower.image.max_patches if crossed else tower.image.max_tokens
+    patches, image_tokens = largest_image(tower)
+    most = patches if crossed else image_tokens
     if limit == 0 or most == 0:
         return 0
     per_prompt = max(1, min(limit, length // most))

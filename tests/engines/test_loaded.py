@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import vrameter
 from tests.configs import CONFIGS
 from vrameter.engines.loaded import Kernels, loaded
 from vrameter.engines.ranks import Degrees, ranks
@@ -28,3 +29,14 @@ def test_what_is_remembered_is_not_mixed_up() -> None:
     half, full = weight_plan(model, dtype="bf16"), weight_plan(model, dtype="fp32")
     share = ranks(model, Degrees())[0].share
     assert loaded(full, share, Kernels()).tensors == 2 * loaded(half, share, Kernels()).tensors
+
+
+def test_fp32_is_halved_by_default() -> None:
+    """GPT-2's file is in fp32: bf16 where the device has it, fp16 where it does not, fp32 where it is asked for."""
+    asked = {
+        (device, dtype): vrameter.estimate({"model": "gpt2", "engine": "vllm", "device": device, "dtype": dtype})
+        for device, dtype in (("h100", None), ("t4", None), ("h100", "fp32"))
+    }
+    assert [answer["request"]["dtype"] for answer in asked.values()] == ["bf16", "fp16", "fp32"]
+    half, _, whole = (answer["report"]["weights_bytes"] for answer in asked.values())
+    assert half < whole * 0.51

@@ -17,8 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from vrameter.engines import Ask
+from vrameter.i18n import tr
 from vrameter.memory.torch_allocator import Held, hold
 from vrameter.memory.weight_plan import REMEMBERED, Stored, WeightPlan
+from vrameter.memory.weights import weight_plan
 from vrameter.model.architecture import Architecture, Component, LatentAttention, Layer, Tensor
 from vrameter.units import ceil_to
 
@@ -122,6 +125,23 @@ class Kernels:
     mxfp4_scales: bool = True
     absorbed: bool = False
     rotary_bytes: int = 0
+
+
+def served_plan(ask: Ask, warnings: list[str], *, quantization: str | None = None) -> WeightPlan:
+    """Return how every tensor is stored: as asked, or as the file says, fp32 halved as these engines do by default.
+
+    Parameters
+    ----------
+    quantization
+        Instead of the request's.
+    """
+    request, own = ask.request, ask.architecture.dtype
+    dtype = request.dtype
+    if dtype is None and own == "fp32":
+        old = ask.device is not None and ask.device.vendor == "nvidia" and float(ask.device.compute_capability or 8) < 8
+        dtype = "fp16" if old else "bf16"
+        warnings.append(tr("The checkpoint's fp32 is cast to %(dtype)s by default; dtype fp32 keeps it.", dtype=dtype))
+    return weight_plan(ask.architecture, dtype=dtype, quantization=quantization or request.quantization)
 
 
 _LOADED: dict[tuple[int, int, Kernels], tuple[WeightPlan, Architecture, Loaded]] = {}
@@ -248,4 +268,4 @@ def _padded(tensor: Tensor, shape: tuple[int, ...], kernels: Kernels) -> tuple[i
     return (*shape[:-2], halves * ceil_to(rows // halves, own), ceil_to(columns, hidden))
 
 
-__all__ = ["FUSED", "Kernels", "Loaded", "allocations", "loaded", "loaded_bytes", "rotary_table_bytes"]
+__all__ = ["FUSED", "Kernels", "Loaded", "allocations", "loaded", "loaded_bytes", "rotary_table_bytes", "served_plan"]

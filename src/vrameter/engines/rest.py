@@ -202,11 +202,10 @@ class Server:
         return Ledger(PHASES, tuple(items), holds=held_layers(rank.share) if len(self.ranks) > 1 else "")
 
 
-def answer(ask: Ask, plan: Plan, weights: WeightPlan) -> Answer:
+def answer(ask: Ask, plan: Plan, weights: WeightPlan, warnings: list[str]) -> Answer:
     """Return what an engine of this kind answers."""
     from vrameter.engines.transformers import grouped
 
-    warnings: list[str] = []
     tensor = tensor_degree(ask, warnings)
     check_heads(ask.architecture, tensor)
     given = ask.request.parallelism

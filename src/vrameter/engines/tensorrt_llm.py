@@ -10,6 +10,7 @@ References
 from __future__ import annotations
 
 from vrameter.engines import Answer, Ask
+from vrameter.engines.loaded import served_plan
 from vrameter.engines.rest import Plan, answer, cache_of
 from vrameter.settings.tensorrt_llm import TensorrtLlmSettings
 from vrameter.spec import check
@@ -34,7 +35,8 @@ def share_bytes(*, free: int, fraction_thousandths: int) -> int:
 def estimate(ask: Ask) -> Answer:
     """Return the ledger of every kind of rank; what a step takes is assumed."""
     settings: TensorrtLlmSettings = check(TensorrtLlmSettings, ask.request.settings, path="settings.")
-    weights = ask.weight_plan()
+    warnings: list[str] = []
+    weights = served_plan(ask, warnings)
     length = settings.max_seq_len or ask.architecture.main.max_positions or DEFAULT_LENGTH
     fraction = round(settings.free_gpu_memory_fraction * 1000)
     plan = Plan(
@@ -51,7 +53,7 @@ def estimate(ask: Ask) -> Answer:
         share=lambda free, _: share_bytes(free=free, fraction_thousandths=fraction),
         settings={name: getattr(settings, name) for name in settings.__struct_fields__} | {"max_seq_len": length},
     )
-    return answer(ask, plan, weights)
+    return answer(ask, plan, weights, warnings)
 
 
 __all__ = ["estimate", "share_bytes"]

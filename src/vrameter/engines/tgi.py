@@ -10,6 +10,7 @@ References
 from __future__ import annotations
 
 from vrameter.engines import Answer, Ask
+from vrameter.engines.loaded import served_plan
 from vrameter.engines.rest import Plan, answer, cache_of
 from vrameter.settings.tgi import TgiSettings
 from vrameter.spec import check
@@ -38,7 +39,8 @@ def share_bytes(*, free: int, capacity: int, fraction_thousandths: int) -> int:
 def estimate(ask: Ask) -> Answer:
     """Return the ledger of every kind of rank; what a step takes is assumed."""
     settings: TgiSettings = check(TgiSettings, ask.request.settings, path="settings.")
-    weights = ask.weight_plan()
+    warnings: list[str] = []
+    weights = served_plan(ask, warnings)
     limit = ask.architecture.main.max_positions or DEFAULT_LENGTH
     length = settings.max_total_tokens or min(DEFAULT_LENGTH, limit)
     prefill = settings.max_batch_prefill_tokens or max(DEFAULT_PREFILL, settings.max_input_tokens or 0)
@@ -58,7 +60,7 @@ def estimate(ask: Ask) -> Answer:
         settings={name: getattr(settings, name) for name in settings.__struct_fields__}
         | {"max_total_tokens": length, "max_batch_prefill_tokens": prefill},
     )
-    return answer(ask, plan, weights)
+    return answer(ask, plan, weights, warnings)
 
 
 __all__ = ["estimate", "share_bytes"]

@@ -16,7 +16,7 @@ from typing import Any
 
 from vrameter.engines import Answer, Ask, Values
 from vrameter.engines.constants import constants
-from vrameter.engines.loaded import Kernels, Loaded, loaded, loaded_bytes
+from vrameter.engines.loaded import Kernels, Loaded, loaded, loaded_bytes, served_plan
 from vrameter.engines.ranks import Degrees, Rank, check_heads, linked, ranks, tensor_degree
 from vrameter.engines.sglang import pools
 from vrameter.engines.sglang.resolved import Resolved, resolve
@@ -243,8 +243,8 @@ def estimate(ask: Ask) -> Answer:
     from vrameter.engines.transformers import grouped
 
     settings: SglangSettings = check(SglangSettings, ask.request.settings, path="settings.")
-    plan = ask.weight_plan()
     warnings: list[str] = []
+    plan = served_plan(ask, warnings)
     given = ask.request.parallelism
     tensor = tensor_degree(ask, warnings)
     check_heads(ask.architecture, tensor)

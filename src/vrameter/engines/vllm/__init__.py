@@ -12,11 +12,12 @@ References
 from __future__ import annotations
 
 from vrameter.engines import Answer, Ask
+from vrameter.engines.loaded import served_plan
 from vrameter.engines.vllm.answers import kv_cache, limits, refused, report
 from vrameter.engines.vllm.resolved import resolve
 from vrameter.engines.vllm.server import Server
 from vrameter.engines.vllm.versions import NEWEST, rules_of
-from vrameter.memory.weights import WeightPlan, weight_plan
+from vrameter.memory.weights import WeightPlan
 from vrameter.settings.vllm import VllmSettings
 from vrameter.spec import check
 
@@ -25,8 +26,8 @@ def estimate(ask: Ask) -> Answer:
     """Return the ledger of every kind of rank, the figures of the log, and what fits at most."""
     settings: VllmSettings = check(VllmSettings, ask.request.settings, path="settings.")
     rules = rules_of(ask.request.engine_version)
-    plan = _plan(ask)
     warnings: list[str] = []
+    plan = _plan(ask, warnings)
     made = resolve(ask, settings, rules, plan, warnings)
     server = Server(ask, plan, made)
     ledgers = sorted((server.ledger(rank) for rank in server.ranks), key=lambda each: each.used, reverse=True)
@@ -52,12 +53,11 @@ def estimate(ask: Ask) -> Answer:
     )
 
 
-def _plan(ask: Ask) -> WeightPlan:
+def _plan(ask: Ask, warnings: list[str]) -> WeightPlan:
     """Return how weights are stored: bitsandbytes on loading also quantises its scales."""
-    request, name = ask.request, (ask.request.quantization or "").lower()
-    if name in ("bnb-nf4", "bnb-fp4") and not ask.architecture.quantization_config:
-        return weight_plan(ask.architecture, dtype=request.dtype, quantization=f"{name}-dq")
-    return ask.weight_plan()
+    name = (ask.request.quantization or "").lower()
+    twice = name in ("bnb-nf4", "bnb-fp4") and not ask.architecture.quantization_config
+    return served_plan(ask, warnings, quantization=f"{name}-dq" if twice else None)
 
 
 __all__ = ["Server", "estimate", "limits", "refused", "report"]

@@ -32,11 +32,14 @@ def test_what_is_remembered_is_not_mixed_up() -> None:
 
 
 def test_fp32_is_halved_by_default() -> None:
-    """GPT-2's file is in fp32: bf16 where the device has it, fp16 where it does not, fp32 where it is asked for."""
+    """GPT-2's file is in fp32: bf16 where the device has it, fp16 where it does not, fp32 where it is asked for.
+
+    Ends of blocks that are not cut off weigh more in the smaller file.
+    """
     asked = {
         (device, dtype): vrameter.estimate({"model": "gpt2", "engine": "vllm", "device": device, "dtype": dtype})
         for device, dtype in (("h100", None), ("t4", None), ("h100", "fp32"))
     }
     assert [answer["request"]["dtype"] for answer in asked.values()] == ["bf16", "fp16", "fp32"]
     half, _, whole = (answer["report"]["weights_bytes"] for answer in asked.values())
-    assert half < whole * 0.51
+    assert half < whole * 0.52

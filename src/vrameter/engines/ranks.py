@@ -12,8 +12,9 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
     from vrameter.engines import Ask
 
 VOCABULARY_MULTIPLE = 64
+# What engines take as arguments of their own and a request says elsewhere.
+ELSEWHERE = {
+    "tensor_parallel_size": "parallelism.tensor", "pipeline_parallel_size": "parallelism.pipeline",
+    "data_parallel_size": "parallelism.data", "tp_size": "parallelism.tensor", "pp_size": "parallelism.pipeline",
+    "dp_size": "parallelism.data", "ep_size": "parallelism.expert", "expert_parallel_size": "parallelism.expert",
+    "num_shard": "parallelism.tensor", "dtype": "dtype", "quantization": "quantization", "quantize": "quantization",
+}  # fmt: skip
 SEEN = ("vision", "audio")
 UNLINKED = ("pcie", "pci-e", "consumer", "desktop", "workstation", "laptop")
 
@@ -121,6 +129,17 @@ def ranks(architecture: Architecture, degrees: Degrees) -> tuple[Rank, ...]:
         )
         first = last
     return tuple(found)
+
+
+def check_places(settings: Mapping[str, Any]) -> None:
+    """Refuse settings that stand elsewhere in a request, and say where."""
+    for name in settings:
+        if name in ELSEWHERE:
+            raise RequestError(
+                tr("settings.%(name)s: is not a setting of the engine here.", name=name),
+                field=f"settings.{name}",
+                hint=tr("Give it as %(field)s.", field=ELSEWHERE[name]),
+            )
 
 
 def check_heads(architecture: Architecture, tensor: int) -> None:
@@ -276,4 +295,14 @@ def _stage(share: Architecture, first: int, last: int, *, is_first: bool, is_las
     return replace(share, components=tuple(components))
 
 
-__all__ = ["VOCABULARY_MULTIPLE", "Degrees", "Rank", "check_heads", "linked", "ranks", "stage_layers", "tensor_degree"]
+__all__ = [
+    "VOCABULARY_MULTIPLE",
+    "Degrees",
+    "Rank",
+    "check_heads",
+    "check_places",
+    "linked",
+    "ranks",
+    "stage_layers",
+    "tensor_degree",
+]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from vrameter.engines import Answer, Ask
 from vrameter.engines.loaded import served_plan
+from vrameter.engines.ranks import check_places
 from vrameter.engines.rest import Plan, answer, cache_of
 from vrameter.settings.tensorrt_llm import TensorrtLlmSettings
 from vrameter.spec import check
@@ -34,6 +35,7 @@ def share_bytes(*, free: int, fraction_thousandths: int) -> int:
 
 def estimate(ask: Ask) -> Answer:
     """Return the ledger of every kind of rank; what a step takes is assumed."""
+    check_places(ask.request.settings)
     settings: TensorrtLlmSettings = check(TensorrtLlmSettings, ask.request.settings, path="settings.")
     warnings: list[str] = []
     weights = served_plan(ask, warnings)

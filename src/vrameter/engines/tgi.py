@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from vrameter.engines import Answer, Ask
 from vrameter.engines.loaded import served_plan
+from vrameter.engines.ranks import check_places
 from vrameter.engines.rest import Plan, answer, cache_of
 from vrameter.settings.tgi import TgiSettings
 from vrameter.spec import check
@@ -38,6 +39,7 @@ def share_bytes(*, free: int, capacity: int, fraction_thousandths: int) -> int:
 
 def estimate(ask: Ask) -> Answer:
     """Return the ledger of every kind of rank; what a step takes is assumed."""
+    check_places(ask.request.settings)
     settings: TgiSettings = check(TgiSettings, ask.request.settings, path="settings.")
     warnings: list[str] = []
     weights = served_plan(ask, warnings)

@@ -162,6 +162,7 @@ def test_most_sequences_are_of_full_length() -> None:
         ({"parallelism": {"tensor": 2}, "num_devices": 2, "settings": {"decode_context_parallel_size": 2}}, "context"),
         ({"engine_version": "newest"}, "engine_version"),
         ({"settings": {"max_model_length": 5}}, "max_model_len"),
+        ({"settings": {"tensor_parallel_size": 2}}, "parallelism.tensor"),
     ],
 )
 def test_what_is_never_legal(fields: dict[str, Any], said: str) -> None:
@@ -245,12 +246,14 @@ def test_splitting_never_needs_more_and_loses_nothing(model: str, tensor: int, p
         split = serve(model, device="h100", num_devices=devices, parallelism={"tensor": tensor, "pipeline": pipeline})
     except RequestError:
         return
-    whole = serve(model, device="h100")
-    held = [
-        (item["bytes"], device.get("count", 1))
-        for device in split["devices"]
-        for item in device["items"]
-        if item["term"] == "weights"
-    ]
-    assert max(size for size, _ in held) <= whole["report"]["weights_bytes"]
-    assert sum(size * count for size, count in held) >= whole["report"]["weights_bytes"] * 0.999
+    whole, held = (
+        [
+            (item["values"]["tensors"], device.get("count", 1))
+            for device in answer["devices"]
+            for item in device["items"]
+            if item["term"] == "weights"
+        ]
+        for answer in (serve(model, device="h100"), split)
+    )
+    assert max(size for size, _ in held) <= whole[0][0]
+    assert sum(size * count for size, count in held) >= whole[0][0]

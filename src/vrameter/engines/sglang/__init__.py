@@ -17,7 +17,7 @@ from typing import Any
 from vrameter.engines import Answer, Ask, Values
 from vrameter.engines.constants import constants
 from vrameter.engines.loaded import Kernels, Loaded, loaded, loaded_bytes, served_plan
-from vrameter.engines.ranks import Degrees, Rank, check_heads, linked, ranks, tensor_degree
+from vrameter.engines.ranks import Degrees, Rank, check_heads, check_places, linked, ranks, tensor_degree
 from vrameter.engines.sglang import pools
 from vrameter.engines.sglang.resolved import Resolved, resolve
 from vrameter.engines.vllm.graphs import bounds, graph_bytes
@@ -242,6 +242,7 @@ def estimate(ask: Ask) -> Answer:
     """Return the ledger of every kind of rank, the figures of the log, and what fits at most."""
     from vrameter.engines.transformers import grouped
 
+    check_places(ask.request.settings)
     settings: SglangSettings = check(SglangSettings, ask.request.settings, path="settings.")
     warnings: list[str] = []
     plan = served_plan(ask, warnings)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from vrameter.engines import Answer, Ask
 from vrameter.engines.loaded import served_plan
+from vrameter.engines.ranks import check_places
 from vrameter.engines.vllm.answers import kv_cache, limits, refused, report
 from vrameter.engines.vllm.resolved import resolve
 from vrameter.engines.vllm.server import Server
@@ -24,6 +25,7 @@ from vrameter.spec import check
 
 def estimate(ask: Ask) -> Answer:
     """Return the ledger of every kind of rank, the figures of the log, and what fits at most."""
+    check_places(ask.request.settings)
     settings: VllmSettings = check(VllmSettings, ask.request.settings, path="settings.")
     rules = rules_of(ask.request.engine_version)
     warnings: list[str] = []

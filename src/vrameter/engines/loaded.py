@@ -115,14 +115,17 @@ class Kernels:
         Multiples to which MXFP4 experts are padded: their own width and the model's. 1 for none.
     mxfp4_scales
         Whether scales are padded too.
+    latent
+        Whether latent attention is computed on the latent vectors, not unfolded into heads.
     absorbed
-        Whether latent attention keeps its projections multiplied out.
+        Whether it keeps its projections multiplied out.
     rotary_bytes
         Of an element of the tables of rotary angles; 0 for the model's own data type. [bytes]
     """
 
     mxfp4: tuple[int, int] = (1, 1)
     mxfp4_scales: bool = True
+    latent: bool = True
     absorbed: bool = False
     rotary_bytes: int = 0
 
@@ -159,7 +162,8 @@ def loaded(plan: WeightPlan, share: Architecture, kernels: Kernels) -> Loaded:
 
 def _loaded(plan: WeightPlan, share: Architecture, kernels: Kernels) -> Loaded:
     tables = rotary_bytes(share, kernels.rotary_bytes or plan.compute_bytes)
-    copies, padding = latent_copies(plan, share, absorbed=kernels.absorbed), expert_padding(plan, share, kernels)
+    copies = latent_copies(plan, share, absorbed=kernels.absorbed) if kernels.latent else 0
+    padding = expert_padding(plan, share, kernels)
     sizes = [*allocations(plan, share), *tables]
     return Loaded(plan.of(share).total, sum(tables), copies, padding, hold(sizes))
 
@@ -215,12 +219,13 @@ def latent_copies(plan: WeightPlan, share: Architecture, *, absorbed: bool) -> i
     """Return what latent attention keeps besides its stored projections. [bytes].
 
     Kernels work on keys' and values' up-projections in 16 bits: views of the stored matrix where it is not quantised,
-    copies where it is. An older rule keeps the products of queries' and outputs' projections with these.
+    copies where it is. An older rule also keeps the products of queries' and outputs' projections with these, in fp8 where
+    they are stored so. [vLLM 0.7.3, attention/backends/mla/utils.py]
     """
     decoder = share.decoder
     if decoder is None:
         return 0
-    total = 0
+    total, narrow = 0, any(form.name.startswith("fp8") for form in plan.formats)
     for layer, places in decoder.layer_groups:
         for part in layer.parts:
             if not isinstance(part, LatentAttention):
@@ -229,13 +234,12 @@ def latent_copies(plan: WeightPlan, share: Architecture, *, absorbed: bool) -> i
             if up is None:
                 continue
             quantized = any(not form.plain for form, _ in plan.stored(decoder, places[0], up))
-            if absorbed and not quantized:
-                queries = part.q_lora_rank or decoder.hidden_size
-                heads = part.num_heads * part.kv_lora_rank
-                width = queries * (heads + part.num_heads * part.rope_dim) + heads * decoder.hidden_size
-                total += len(places) * width * plan.compute_bytes
-            elif quantized:
+            if quantized:
                 total += len(places) * up.size * plan.compute_bytes
+            if absorbed:
+                queries, heads = part.q_lora_rank or decoder.hidden_size, part.num_heads * part.kv_lora_rank
+                total += len(places) * queries * part.num_heads * part.rope_dim * plan.compute_bytes
+                total += len(places) * heads * (queries + decoder.hidden_size) * (1 if narrow else plan.compute_bytes)
     return total
 
 

@@ -257,3 +257,19 @@ def test_splitting_never_needs_more_and_loses_nothing(model: str, tensor: int, p
     )
     assert max(size for size, _ in held) <= whole[0][0]
     assert sum(size * count for size, count in held) >= whole[0][0]
+
+
+def test_latent_attention_over_the_releases() -> None:
+    """DeepSeek-R1 over eight H200: heads of 256 first, then latent vectors; 0.7.1 to 0.7.3 keep products in fp8 too."""
+    found = {
+        version: serve(
+            "deepseek-ai/DeepSeek-R1", device="h200", num_devices=8, parallelism={"tensor": 8}, engine_version=version
+        )["report"]
+        for version in ("0.6.6", "0.7.2", "0.8.5")
+    }
+    assert found["0.6.6"]["kv_bytes_per_token"] == 61 * 16 * 2 * 256 * 2
+    assert found["0.7.2"]["kv_bytes_per_token"] == found["0.8.5"]["kv_bytes_per_token"] == 61 * 576 * 2
+    assert found["0.7.2"]["block_size"] == 16
+    assert found["0.8.5"]["block_size"] == 64
+    products = 61 * 16 * (512 * (1536 + 7168) + 1536 * 64 * 2)
+    assert found["0.7.2"]["weights_bytes"] - found["0.8.5"]["weights_bytes"] == products

@@ -37,7 +37,7 @@ def kernels_of(device: Device | None, made: Resolved) -> Kernels:
             else "marlin"
         )
     multiples, scales = MXFP4[backend]
-    return Kernels(mxfp4=multiples, mxfp4_scales=scales, absorbed=made.rules.absorbed_latent)
+    return Kernels(mxfp4=multiples, mxfp4_scales=scales, latent=made.latent, absorbed=made.rules.absorbed_latent)
 
 
 def multiprocessors(device: Device | None) -> int:

@@ -18,6 +18,8 @@ from vrameter.memory.state_cache import recurrent_state_bytes
 from vrameter.model.architecture import Architecture, Attention, Component, LatentAttention, Recurrent
 
 CHUNK = 256
+# Width of a head of latent attention before release 0.7.1. [vLLM 0.6.6, model_executor/models/deepseek_v2.py]
+UNFOLDED_HEAD = 256
 LATENT_BLOCK = 128
 INDEX_SCALE = 4
 STATE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -25,9 +27,11 @@ STATE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 ALWAYS_FP32 = ("kda",)
 
 
-def token_bytes(part: Attention | LatentAttention, stored: CacheFormat) -> int:
+def token_bytes(part: Attention | LatentAttention, stored: CacheFormat, *, latent: bool = True) -> int:
     """Return what one layer keeps of one token on a rank. [bytes]."""
     if isinstance(part, LatentAttention):
+        if not latent:
+            return part.num_heads * stored.pair(UNFOLDED_HEAD, UNFOLDED_HEAD)
         return stored.latent_entry(part.kv_lora_rank, part.rope_dim)
     return part.num_kv_heads * stored.pair(part.head_dim, part.value_dim)
 
@@ -103,7 +107,7 @@ def layout_of(
 
 def _attention_specs(part: Attention | LatentAttention, stored: CacheFormat, block: int, plan: Resolved) -> list[Spec]:
     """Return the pages of one attention layer, and of its indexer where it has one."""
-    page = page_bytes(block_tokens=block, bytes_per_token=token_bytes(part, stored))
+    page = page_bytes(block_tokens=block, bytes_per_token=token_bytes(part, stored, latent=plan.latent))
     if isinstance(part, LatentAttention):
         found = [Spec("full", block, page)]
         if part.scope == "sliding" and part.window:

@@ -62,6 +62,8 @@ class Resolved:
         Blocks of states that one request holds; 0 where they grow with the sequence.
     in_flight
         Tokens of steps that are not finished. [tokens]
+    latent
+        Whether latent attention caches latent vectors.
     """
 
     settings: VllmSettings
@@ -80,6 +82,7 @@ class Resolved:
     state_mode: str
     in_flight: int
     images: int
+    latent: bool = True
 
     @property
     def state_blocks(self) -> int:
@@ -125,11 +128,17 @@ def resolve(ask: Ask, settings: VllmSettings, rules: Rules, plan: WeightPlan, wa
     steps = (degrees.pipeline + (settings.async_scheduling is not False)) if rules.steps_in_flight else 1
     return Resolved(
         settings=settings, rules=rules, degrees=degrees, data=data, max_model_len=length, fitted=fitted, max_num_seqs=seqs,
-        max_num_batched_tokens=tokens, utilization=_utilization(settings, rules), block_size=_block(ask, settings),
+        max_num_batched_tokens=tokens, utilization=_utilization(settings, rules), block_size=_block(ask, settings, rules),
         cache=_cache(architecture, settings, plan.compute_dtype), sizes=_sizes(settings, rules, seqs, tokens, drafts), drafts=drafts,
         state_mode=_state_mode(architecture, settings, rules), in_flight=steps * tokens,
-        images=_images(architecture, settings, seqs, tokens, length),
+        images=_images(architecture, settings, seqs, tokens, length), latent=_latent(rules, plan),
     )  # fmt: skip
+
+
+def _latent(rules: Rules, plan: WeightPlan) -> bool:
+    """Say whether latent attention caches latent vectors in this release, with this quantisation."""
+    narrow = all(form.plain or form.name.startswith("fp8") for form in plan.formats)
+    return rules.latent and (narrow or not rules.latent_fp8)
 
 
 def _sizes(settings: VllmSettings, rules: Rules, seqs: int, tokens: int, drafts: int) -> tuple[int, ...]:
@@ -232,7 +241,7 @@ def _utilization(settings: VllmSettings, rules: Rules) -> int:
     return round(value * MILLION)
 
 
-def _block(ask: Ask, settings: VllmSettings) -> int:
+def _block(ask: Ask, settings: VllmSettings, rules: Rules) -> int:
     """Return the tokens of a block: a whole number of the attention kernel's own blocks."""
     latent = [
         part
@@ -241,7 +250,7 @@ def _block(ask: Ask, settings: VllmSettings) -> int:
         if isinstance(part, LatentAttention)
     ]
     own = BLOCK
-    if latent and ask.device is not None and ask.device.vendor == "nvidia":
+    if latent and rules.engine == "v1" and ask.device is not None and ask.device.vendor == "nvidia":
         major = float(ask.device.compute_capability or 0)
         own = 128 if major >= 10 and major < 12 else 64 if major >= 9 else BLOCK
     asked = settings.block_size

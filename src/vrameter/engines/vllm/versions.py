@@ -60,6 +60,10 @@ class Rules:
         Whether work buffers of experts stay after a step.
     triton_experts
         Whether MXFP4 experts run on Triton's kernels on Hopper, which the package brings along.
+    latent
+        Whether latent attention caches latent vectors, not heads filled up to 256.
+    latent_fp8
+        Whether it does so only where weights are not quantised, or in fp8.
     absorbed_latent
         Whether latent attention keeps its projections multiplied out.
     """
@@ -79,13 +83,16 @@ class Rules:
     small_a100: bool = False
     buffers_stay: bool = False
     triton_experts: bool = False
+    latent: bool = True
+    latent_fp8: bool = False
     absorbed_latent: bool = False
 
 
 # First release with a change -> the fields that changed.
 CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
-    ("0.0.0", {"engine": "v0", "large_from": ()}),
-    ("0.7.0", {"absorbed_latent": True}),
+    ("0.0.0", {"engine": "v0", "large_from": (), "latent": False}),
+    ("0.7.1", {"latent": True, "latent_fp8": True, "absorbed_latent": True}),
+    ("0.7.3", {"latent_fp8": False}),
     ("0.7.4", {"absorbed_latent": False}),
     ("0.8.0", {"engine": "v1", "large_from": (70,)}),
     ("0.9.0", {"small_a100": True}),

@@ -8,6 +8,7 @@ import pytest
 
 from tests.configs import CONFIGS
 from vrameter.model.read import read_config
+from vrameter.model.rotary import rotary_axes
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,21 @@ def test_tables(model: str, values: dict[str, Any], tables: tuple[tuple[int, int
 
 def test_learned_positions_need_none() -> None:
     assert read_config({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, name="gpt2").rotary_tables == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "model_type", "axes"),
+    [
+        ({"rope_scaling": {"rope_type": "default", "mrope_section": [16, 24, 24]}}, "qwen2_5_vl", "sections"),
+        (
+            {"text_config": {"rope_parameters": {"mrope_section": [11, 11, 10], "mrope_interleaved": True}}},
+            "x",
+            "interleaved",
+        ),
+        ({"text_config": {"model_type": "qwen3_vl_text"}}, "qwen3_vl", "interleaved"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "llama", ""),
+        ({}, "llama", ""),
+    ],
+)
+def test_axes(values: dict[str, Any], model_type: str, axes: str) -> None:
+    assert rotary_axes(values, model_type) == axes

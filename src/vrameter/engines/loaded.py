@@ -121,6 +121,8 @@ class Kernels:
         Whether it keeps its projections multiplied out.
     rotary_bytes
         Of an element of the tables of rotary angles; 0 for the model's own data type. [bytes]
+    sectioned_positions, interleaved_positions
+        How many times the positions a table has where time, height and width are counted apart.
     """
 
     mxfp4: tuple[int, int] = (1, 1)
@@ -128,6 +130,8 @@ class Kernels:
     latent: bool = True
     absorbed: bool = False
     rotary_bytes: int = 0
+    sectioned_positions: int = 1
+    interleaved_positions: int = 1
 
 
 def served_plan(ask: Ask, warnings: list[str], *, quantization: str | None = None) -> WeightPlan:
@@ -161,7 +165,7 @@ def loaded(plan: WeightPlan, share: Architecture, kernels: Kernels) -> Loaded:
 
 
 def _loaded(plan: WeightPlan, share: Architecture, kernels: Kernels) -> Loaded:
-    tables = rotary_bytes(share, kernels.rotary_bytes or plan.compute_bytes)
+    tables = rotary_bytes(share, kernels.rotary_bytes or plan.compute_bytes, kernels)
     copies = latent_copies(plan, share, absorbed=kernels.absorbed) if kernels.latent else 0
     padding = expert_padding(plan, share, kernels)
     sizes = [*allocations(plan, share), *tables]
@@ -205,12 +209,15 @@ def _layer_sizes(plan: WeightPlan, component: Component, index: int, layer: Laye
     yield from _sizes((tensor, plan.stored(component, index, tensor)) for tensor in layer.tensors)
 
 
-def rotary_bytes(share: Architecture, element_bytes: int) -> list[int]:
+def rotary_bytes(share: Architecture, element_bytes: int, kernels: Kernels) -> list[int]:
     """Return the tables of rotary angles that a model's layers share. [bytes]."""
     if share.decoder is None or not share.decoder.layers:
         return []
+    times = {"sections": kernels.sectioned_positions, "interleaved": kernels.interleaved_positions}.get(
+        share.rotary_axes, 1
+    )
     return [
-        rotary_table_bytes(num_positions=positions, rotary_width=width, element_bytes=element_bytes)
+        rotary_table_bytes(num_positions=times * positions, rotary_width=width, element_bytes=element_bytes)
         for positions, width in share.rotary_tables
     ]
 

@@ -314,6 +314,8 @@ class Architecture:
         What the reader assumed.
     rotary_tables
         Positions and width of the tables of rotary angles that engines build.
+    rotary_axes
+        Whether angles count time, height and width apart: in ``sections`` of a head, or ``interleaved``; empty where not.
     """
 
     name: str
@@ -326,6 +328,7 @@ class Architecture:
     stored_extra: Tensors = ()
     notes: tuple[str, ...] = ()
     rotary_tables: tuple[tuple[int, int], ...] = ()
+    rotary_axes: Literal["", "sections", "interleaved"] = ""
 
     def __hash__(self) -> int:
         return hash((self.name, self.model_type, self.class_name, self.num_params))

@@ -13,7 +13,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from vrameter.model.architecture import Attention, Component, LatentAttention
 
@@ -25,6 +25,20 @@ PARTIAL = {
 }  # fmt: skip
 # Classes whose layers with a window have angles of their own. [2]
 WINDOWED = ("gemma3", "gemma3n", "gemma4", "modernbert")
+
+# Classes whose angles count time, height and width apart. [2]
+SECTIONED = (
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen2_5_omni",
+    "qwen2_5_omni_thinker",
+    "glm4v",
+    "glm4v_moe",
+    "glm_ocr",
+    "paddleocr_vl",
+)
+INTERLEAVED = ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_omni_moe_thinker")
+Axes = Literal["", "sections", "interleaved"]
 
 Tables = tuple[tuple[int, int], ...]
 
@@ -72,6 +86,23 @@ def rotary_tables(values: Mapping[str, Any], decoder: Component) -> Tables:
     return tuple((length, width) for width in widths for length in lengths)
 
 
+def rotary_axes(values: Mapping[str, Any], model_type: str) -> Axes:
+    """Return whether angles count time, height and width apart, and how.
+
+    >>> rotary_axes({"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}, "qwen2_vl")
+    'sections'
+    """
+    text = _text(values)
+    law = text.get("rope_parameters") or text.get("rope_scaling")
+    stated = isinstance(law, Mapping) and "mrope_section" in law
+    if stated and isinstance(law, Mapping) and law.get("mrope_interleaved"):
+        return "interleaved"
+    kinds = {str(each or "").removesuffix("_text") for each in (text.get("model_type"), model_type)}
+    if not kinds.isdisjoint(INTERLEAVED):
+        return "interleaved"
+    return "sections" if stated or not kinds.isdisjoint(SECTIONED) else ""
+
+
 def _text(values: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in NESTED:
         nested = values.get(name)
@@ -110,4 +141,4 @@ def _positions(law: Any, limit: int) -> int:
     return limit
 
 
-__all__ = ["Tables", "rotary_tables"]
+__all__ = ["Axes", "Tables", "rotary_axes", "rotary_tables"]

@@ -37,7 +37,14 @@ def kernels_of(device: Device | None, made: Resolved) -> Kernels:
             else "marlin"
         )
     multiples, scales = MXFP4[backend]
-    return Kernels(mxfp4=multiples, mxfp4_scales=scales, latent=made.latent, absorbed=made.rules.absorbed_latent)
+    return Kernels(
+        mxfp4=multiples,
+        mxfp4_scales=scales,
+        latent=made.latent,
+        absorbed=made.rules.absorbed_latent,
+        sectioned_positions=made.rules.axis_positions,
+        interleaved_positions=1 if made.rules.own_positions else made.rules.axis_positions,
+    )
 
 
 def multiprocessors(device: Device | None) -> int:

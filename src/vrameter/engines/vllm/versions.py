@@ -60,6 +60,10 @@ class Rules:
         Whether work buffers of experts stay after a step.
     triton_experts
         Whether MXFP4 experts run on Triton's kernels on Hopper, which the package brings along.
+    axis_positions
+        How many times the model's positions a table of rotary angles has that counts time, height and width apart.
+    own_positions
+        Whether this is no longer so where these are interleaved.
     latent
         Whether latent attention caches latent vectors, not heads filled up to 256.
     latent_fp8
@@ -83,6 +87,8 @@ class Rules:
     small_a100: bool = False
     buffers_stay: bool = False
     triton_experts: bool = False
+    axis_positions: int = 4
+    own_positions: bool = False
     latent: bool = True
     latent_fp8: bool = False
     absorbed_latent: bool = False
@@ -90,8 +96,9 @@ class Rules:
 
 # First release with a change -> the fields that changed.
 CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
-    ("0.0.0", {"engine": "v0", "large_from": (), "latent": False}),
+    ("0.0.0", {"engine": "v0", "large_from": (), "latent": False, "axis_positions": 1}),
     ("0.7.1", {"latent": True, "latent_fp8": True, "absorbed_latent": True}),
+    ("0.7.2", {"axis_positions": 4}),
     ("0.7.3", {"latent_fp8": False}),
     ("0.7.4", {"absorbed_latent": False}),
     ("0.8.0", {"engine": "v1", "large_from": (70,)}),
@@ -105,6 +112,7 @@ CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
     ("0.21.0", {"sampler": "flashinfer", "tokens_by_concurrency": True}),
     ("0.26.0", {"steps_in_flight": True, "states_cached": True}),
     ("0.28.0", {"null_block": True, "large_from": (70, 160)}),
+    ("0.33.0", {"own_positions": True}),
 )
 
 

@@ -14,7 +14,7 @@ from math import prod
 from vrameter.model.architecture import Tensor
 from vrameter.model.dtypes import find_dtype
 from vrameter.model.formats import Format, measured, plain
-from vrameter.model.gguf_mixture import Key
+from vrameter.model.orientation import Key
 from vrameter.model.placement import Held, Placement
 
 FLOATS = {"f64": "fp64", "f32": "fp32", "f16": "fp16", "bf16": "bf16"}

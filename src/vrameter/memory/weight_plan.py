@@ -14,18 +14,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
+from typing import TYPE_CHECKING, cast
 
 from vrameter.ledger import Item, item
-from vrameter.memory.stored_weights import StoredWeights
 from vrameter.memory.weight_sums import Line, WeightBytes, weights_bytes
 from vrameter.model.architecture import Architecture, Component, Layer, Tensor
-from vrameter.model.configured import Configured
 from vrameter.model.dtypes import dtype as dtype_named
 from vrameter.model.formats import Format, plain
-from vrameter.model.gguf_mixture import Key, Piece, component_key, oriented
-from vrameter.model.gguf_types import gguf_format
-from vrameter.model.schemes import Scheme
+from vrameter.model.orientation import Key, component_key, oriented
 from vrameter.model.tensor_table import TensorTable
+
+if TYPE_CHECKING:
+    from vrameter.memory.stored_weights import StoredWeights
+    from vrameter.model.configured import Configured
+    from vrameter.model.gguf_mixture import Piece
+    from vrameter.model.schemes import Scheme
 
 # Sums kept for the next question about the same share. They hold it, so that its id stays its own.
 REMEMBERED = 256
@@ -105,7 +108,12 @@ class WeightPlan:
     @cached_property
     def by_layer(self) -> bool:
         """Whether equal layers may be stored differently."""
-        return self.mixture is not None or self.files is not None or isinstance(self.scheme, Configured)
+        return self.mixture is not None or self.files is not None or self._stated is not None
+
+    @cached_property
+    def _stated(self) -> Configured | None:
+        """What the model's own configuration says of each tensor, where it decides."""
+        return cast("Configured | None", self.scheme) if self.from_config else None
 
     # -- one tensor ---------------------------------------------------------------------------------
 
@@ -137,14 +145,17 @@ class WeightPlan:
         key = (component_key(component), layer if self.by_layer else None, tensor.name)
         if key in self._known:
             return self._known[key]
-        if isinstance(self.scheme, Configured):
-            form = self.scheme.format_of(component, layer, tensor, is_main=key[0] == self._main)
+        if self._stated is not None:
+            form = self._stated.format_of(component, layer, tensor, is_main=key[0] == self._main)
         else:
-            form = self.scheme.format_of(component, tensor, is_main=key[0] == self._main, has_experts=self._has_experts)
+            scheme = cast("Scheme", self.scheme)
+            form = scheme.format_of(component, tensor, is_main=key[0] == self._main, has_experts=self._has_experts)
         self._known[key] = form
         return form
 
     def _in_mixture(self, component: Component, layer: int | None, tensor: Tensor) -> Stored:
+        from vrameter.model.gguf_types import gguf_format
+
         assert self.mixture is not None
         whole = self.mixture.get((component_key(component), layer, tensor.name))
         if whole is None:
@@ -250,7 +261,7 @@ class WeightPlan:
 
     @property
     def _is_modelled(self) -> bool:
-        return self.files is None and isinstance(self.scheme, Configured) and self.scheme.approximate
+        return self.files is None and self._stated is not None and self._stated.approximate
 
     @cached_property
     def _source(self) -> str:

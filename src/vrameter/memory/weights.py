@@ -15,21 +15,19 @@ References
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from vrameter.errors import ConfigError
 from vrameter.i18n import language, tr
-from vrameter.memory.stored_weights import FLOATS, StoredWeights
 from vrameter.memory.weight_plan import REMEMBERED, WeightPlan
 from vrameter.memory.weight_sums import Line, WeightBytes, tensor_bytes, weights_bytes
 from vrameter.model.architecture import Architecture
 from vrameter.model.dtypes import dtype as dtype_named
 from vrameter.model.dtypes import spelled
-from vrameter.model.gguf_mixture import mixture_types
-from vrameter.model.gguf_types import BLOCKS
-from vrameter.model.placement import place
-from vrameter.model.quantization_config import Configured, read_quantization_config
-from vrameter.model.schemes import Scheme, parse
 from vrameter.model.tensor_table import CHOSEN, TensorTable
+
+if TYPE_CHECKING:
+    from vrameter.model.configured import Configured
 
 # Plans kept for the next question about the same model. They hold it, so that its id stays its own.
 _PLANS: dict[tuple[int, str | None, str | None, bool, int, str], WeightPlan] = {}
@@ -81,6 +79,7 @@ def _gguf_plan(
 ) -> WeightPlan:
     """Return how a GGUF file stores the model, or how it would be stored quantised otherwise."""
     from vrameter.model.from_gguf import file_mixture, stored_pieces
+    from vrameter.model.gguf_types import BLOCKS
 
     name = file_mixture(table)
     quantized = BLOCKS.get(name, (2, 0))[0] > 1
@@ -113,6 +112,9 @@ def _stored_plan(
 
     Where nothing states the quantisation, the layout of packed tensors does.
     """
+    from vrameter.memory.stored_weights import FLOATS, StoredWeights
+    from vrameter.model.placement import place
+
     placement = place(architecture, table)
     own = dtype or architecture.dtype or FLOATS.get(placement.dtype)
     plan = _plan(architecture, own, quantization, imatrix)
@@ -128,6 +130,8 @@ def _stored_plan(
 
 def _other_dtype(architecture: Architecture, stored: str, asked: str | None) -> tuple[str, ...]:
     """Return the note that files and configuration name different number formats."""
+    from vrameter.memory.stored_weights import FLOATS
+
     held = FLOATS.get(stored)
     if asked is not None or held is None or architecture.dtype in (None, held) or architecture.quantization_config:
         return ()
@@ -142,6 +146,10 @@ def _other_dtype(architecture: Architecture, stored: str, asked: str | None) -> 
 
 def _plan(architecture: Architecture, dtype: str | None, quantization: str | None, imatrix: bool) -> WeightPlan:
     own = dtype_named(dtype).name if dtype else architecture.dtype or "bf16"
+    if quantization is None and not architecture.quantization_config:
+        return WeightPlan(architecture, own)
+    from vrameter.model.schemes import Scheme, parse
+
     stated = _stated(architecture, quantization)
     same = stated is not None and (quantization is None or spelled(quantization) == spelled(stated.name))
     scheme = None if quantization is None or same else parse(quantization)
@@ -153,6 +161,8 @@ def _plan(architecture: Architecture, dtype: str | None, quantization: str | Non
         return WeightPlan(architecture, own)
     if isinstance(scheme, str):
         computed = own if dtype_named(own).bits == 16 else "fp16"
+        from vrameter.model.gguf_mixture import mixture_types
+
         mixture = mixture_types(architecture, scheme, imatrix=imatrix)
         return WeightPlan(architecture, computed, scheme, mixture=mixture)
     if stated is None:
@@ -169,6 +179,8 @@ def _stated(architecture: Architecture, quantization: str | None) -> Configured 
     """Return what the configuration says; one that cannot be read matters only where nothing else is asked."""
     if not architecture.quantization_config:
         return None
+    from vrameter.model.quantization_config import read_quantization_config
+
     try:
         return read_quantization_config(architecture.quantization_config, model_type=architecture.model_type)
     except ConfigError:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from vrameter.model.architecture import Architecture, Attention, Component, LatentAttention, Part, Recurrent, Tensor
 from vrameter.model.gguf_choices import CHOICES, LOWEST, Facts, base_type
 from vrameter.model.gguf_types import BLOCKS, fitting_type
+from vrameter.model.orientation import Key, component_key, oriented
 
 # mixture: base type
 MIXTURES: dict[str, str] = {
@@ -110,22 +111,6 @@ def _parts(parts: tuple[Part, ...]) -> Iterator[tuple[Part, Tensor]]:
             yield part, tensor
 
 
-def oriented(tensor: Tensor, hidden_size: int) -> tuple[int, ...]:
-    """Return a matrix's shape as outputs before inputs.
-
-    GPT-2's Conv1D and the experts of gpt-oss and Llama 4 are stored the other way round, which shows where the hidden
-    width stands: matrices out of it have it last, matrices into it first.
-    """
-    shape = tensor.shape
-    if len(shape) < 2 or not tensor.linear:
-        return shape
-    *stack, outputs, inputs = shape
-    into = tensor.slot in ("o", "down", "ssm_out")
-    out_of = tensor.slot in ("q", "k", "v", "qkv", "gate", "up", "gate_up")
-    turned = outputs != hidden_size == inputs if into else out_of and inputs != hidden_size == outputs
-    return (*stack, inputs, outputs) if turned else shape
-
-
 def pieces(tensor: Tensor, part: Part | None, *, hidden_size: int, model_type: str = "") -> tuple[Piece, ...]:
     """Return the tensors of the file that hold one of ours; category ``keep`` is never quantised."""
     if tensor.name.startswith("pooler."):
@@ -167,14 +152,6 @@ def pieces(tensor: Tensor, part: Part | None, *, hidden_size: int, model_type: s
     if tensor.slot == "index" and tensor.name.endswith("wk.weight"):
         return (Piece("attn_k", shape),)
     return (Piece(_CATEGORY.get(tensor.slot, "other"), shape),)
-
-
-Key = tuple[str, int | None, str]
-
-
-def component_key(component: Component) -> str:
-    """Return what names a component in a model, whatever part of it one device holds."""
-    return f"{component.kind}:{component.name}:{component.layers_prefix}"
 
 
 def mixture_types(architecture: Architecture, mixture: str, *, imatrix: bool = False) -> dict[Key, tuple[Piece, ...]]:

@@ -16,7 +16,6 @@ from functools import lru_cache
 from vrameter.errors import VrameterError
 from vrameter.model.architecture import Component, FeedForward, LatentAttention, Recurrent
 from vrameter.model.config import Config
-from vrameter.model.configured import mapping, strings
 from vrameter.model.families.index import MODULES
 from vrameter.model.families.registry import Built, as_tuple, entry
 
@@ -128,6 +127,8 @@ def kinds_said(cfg: Config) -> frozenset[str]:
 
 def _skips_towers(cfg: Config) -> bool:
     """Say whether bitsandbytes left modules alone that bear a tower's name; other methods list what might be there."""
+    from vrameter.model.configured import mapping, strings
+
     skipped = strings(mapping(cfg.values, "quantization_config"), "llm_int8_skip_modules")
     return any(_TOWER_NAMES.search(module) for module in skipped)
 

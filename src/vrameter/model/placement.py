@@ -19,8 +19,8 @@ from typing import NamedTuple
 from vrameter.i18n import tr
 from vrameter.model.architecture import Architecture, Component, Layer, Part, Tensor, joined
 from vrameter.model.from_tensors import components_of, kind_of, role_of, tensor_of
-from vrameter.model.gguf_mixture import Key, component_key
 from vrameter.model.module_names import common, spellings
+from vrameter.model.orientation import Key, component_key
 from vrameter.model.packing import Parameter, packing_of, parameters
 from vrameter.model.tensor_table import TensorTable
 

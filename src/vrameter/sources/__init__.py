@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vrameter.errors import RequestError, SourceError, UnknownNameError, closest
 from vrameter.i18n import language, tr
+from vrameter.sources.paths import is_path
 from vrameter.units import parse_count
 
 if TYPE_CHECKING:
@@ -72,13 +73,14 @@ def resolve(reference: object, *, quantization: str | None = None, online: bool 
         return _counted(count, text)
     if text[:1] in "-+" and parse_count(text[1:].strip()) is not None:
         return _counted(-1, text)
-    from vrameter.sources import folder
 
     if text.lower().startswith("ollama:"):
         from vrameter.sources import ollama
 
         return ollama.read(text)
-    if folder.is_path(text):
+    if is_path(text):
+        from vrameter.sources import folder
+
         return folder.read(text, quantization=quantization)
     if not online and "@" not in text:
         try:

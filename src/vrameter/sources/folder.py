@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vrameter.errors import ConfigError, SourceError
 from vrameter.i18n import language, tr
 from vrameter.sources.byte_source import LocalFile
+from vrameter.sources.paths import WEIGHTS
 from vrameter.sources.place import MAX_DOCUMENT_BYTES, parse_document
 from vrameter.sources.safetensors import Header, read_header
 
@@ -19,21 +20,10 @@ if TYPE_CHECKING:
 MAX_CONFIG_BYTES = 32 * 2**20
 MAX_FILES = 50_000
 MAX_DEPTH = 3
-WEIGHTS = (".safetensors", ".gguf", ".bin", ".pth", ".pt")
 REMEMBERED = 16
 
 Signature = tuple[tuple[str, int, int], ...]
 _MODELS: dict[tuple[str, str | None, str], tuple[Signature, Model]] = {}
-
-
-def is_path(text: str) -> bool:
-    """Say whether a reference means a place on disk rather than a name; one that no system could have is none."""
-    return (
-        text.startswith((".", "/", "~"))
-        or text.endswith((".json", ".gguf", ".safetensors"))
-        or (text.endswith(WEIGHTS) and os.path.exists(text))  # noqa: PTH110
-        or os.path.isdir(text)  # noqa: PTH112
-    )
 
 
 def read(text: str, *, quantization: str | None = None) -> Model:
@@ -212,4 +202,4 @@ def _no_file(path: Path) -> SourceError:
     )
 
 
-__all__ = ["LocalPlace", "forget", "is_path", "parse_config", "read", "read_config_file", "snapshot_of"]
+__all__ = ["LocalPlace", "forget", "parse_config", "read", "read_config_file", "snapshot_of"]

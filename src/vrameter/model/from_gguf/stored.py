@@ -5,8 +5,9 @@ from __future__ import annotations
 from math import prod
 
 from vrameter.model.architecture import Architecture, joined
-from vrameter.model.gguf_mixture import Key, Piece, component_key
+from vrameter.model.gguf_mixture import Piece
 from vrameter.model.gguf_types import BLOCKS
+from vrameter.model.orientation import Key, component_key
 from vrameter.model.tensor_table import TensorTable
 
 # Numbers of mixtures in ``general.file_type``.

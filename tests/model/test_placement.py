@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from itertools import product
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +18,7 @@ from vrameter.model.packing import Packing, packing_of, parameters
 from vrameter.model.placement import Placement, place
 from vrameter.model.read import read_config
 from vrameter.model.tensor_table import StoredTensor, TensorTable
+from vrameter.sources import catalogue
 from vrameter.sources.safetensors import BITS
 
 
@@ -164,3 +169,68 @@ def test_modules_may_be_packed_each_in_its_own_way() -> None:
 )
 def test_roles_by_name(name: str, role: str) -> None:
     assert role_of(name) == role
+
+
+# -- names as published ---------------------------------------------------------------------------------
+
+PUBLISHED = [json.loads(line) for line in (Path(__file__).parent / "published_names.jsonl").read_text().splitlines()]
+# What a file holds that no class of the library has: the head of a reward model trained outside it.
+OWN = {"gpt_neox": {"out_proj.weight", "out_proj.bias"}}
+
+
+def numbers_of(text: str) -> Sequence[int]:
+    """Return the numbers that ``0-27`` or ``0,2`` stands for."""
+    first, dash, last = text.partition("-")
+    return range(int(first), int(last) + 1) if dash else [int(number) for number in text.split(",")]
+
+
+def spelled_out(patterns: dict[str, list[str]]) -> list[str]:
+    """Return the names that patterns stand for: each ``#`` takes the numbers listed for it."""
+    names = []
+    for pattern, axes in patterns.items():
+        for chosen in product(*map(numbers_of, axes)):
+            name = pattern
+            for number in chosen:
+                name = name.replace("#", str(number), 1)
+            names.append(name)
+    return names
+
+
+@pytest.mark.parametrize("case", PUBLISHED, ids=lambda case: case["config"]["model_type"])
+def test_published_names_are_found(case: dict[str, Any]) -> None:
+    """Each name of a published index is a tensor of the architecture that its config describes, and none is left over."""
+    names = spelled_out(case["names"])
+    assert len(names) == case["count"]
+    architecture = read_config(case["config"])
+    files = TensorTable("safetensors", tuple(StoredTensor(name, (1,), "bf16", 2) for name in names))
+    found = place(architecture, files)
+    own = OWN.get(architecture.model_type, set())
+    described = {each.parameters[0].name for each in found.placed if each.component == "other" and each.loaded}
+    assert described == own
+    assert not any("files lack" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize("kind", ["falcon", "qwen2_vl", "gemma3", "qwen", "mixtral", "phi3"])
+def test_published_totals_are_those_of_the_shapes(kind: str) -> None:
+    case = next(case for case in PUBLISHED if case["config"]["model_type"] == kind)
+    architecture = read_config(case["config"])
+    stored_again = 65024 * 14848 if kind == "falcon" else 0  # its tied head
+    assert 2 * (architecture.num_stored_params + stored_again) == case["total_size"]
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_every_architecture_finds_its_own_tensors(number: int) -> None:
+    entries = [entry for entry in catalogue.entries() if entry.config_is_own][number::160]
+    for entry in entries:
+        architecture = entry.architecture()
+        names = [name for component in architecture.components for name, _, _ in component.named_tensors()]
+        if len(names) > 2000:
+            continue
+        tensors = (
+            StoredTensor(name, tensor.shape, "bf16", 2 * tensor.size)
+            for component in architecture.components
+            for name, _, tensor in component.named_tensors()
+        )
+        found = place(architecture, TensorTable("safetensors", tuple(tensors)))
+        assert found.architecture is architecture, entry.id
+        assert found.warnings == (), entry.id

@@ -94,7 +94,7 @@ class Resolved:
         return replace(
             self, max_num_seqs=num_seqs, max_num_batched_tokens=num_tokens, in_flight=steps * num_tokens,
             sizes=_sizes(self.settings, self.rules, num_seqs, num_tokens, self.drafts),
-            images=_images(architecture, self.settings, num_seqs, num_tokens, self.max_model_len),
+            images=_images(architecture, self.settings, self.rules, num_seqs, num_tokens, self.max_model_len),
         )  # fmt: skip
 
     def shown(self) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def resolve(ask: Ask, settings: VllmSettings, rules: Rules, plan: WeightPlan, wa
         max_num_batched_tokens=tokens, utilization=_utilization(settings, rules), block_size=_block(ask, settings, rules),
         cache=_cache(architecture, settings, plan.compute_dtype), sizes=_sizes(settings, rules, seqs, tokens, drafts), drafts=drafts,
         state_mode=_state_mode(architecture, settings, rules), in_flight=steps * tokens,
-        images=_images(architecture, settings, seqs, tokens, length), latent=_latent(rules, plan),
+        images=_images(architecture, settings, rules, seqs, tokens, length), latent=_latent(rules, plan),
     )  # fmt: skip
 
 
@@ -322,12 +322,14 @@ def _state_mode(architecture: Architecture, settings: VllmSettings, rules: Rules
     return settings.mamba_cache_mode if settings.mamba_cache_mode != "none" else "align"
 
 
-def _images(architecture: Architecture, settings: VllmSettings, seqs: int, tokens: int, length: int) -> int:
-    """Return the images of the profile's batch."""
+def _images(
+    architecture: Architecture, settings: VllmSettings, rules: Rules, seqs: int, tokens: int, length: int
+) -> int:
+    """Return the images of the profile's batch; the first generation gives every sequence one where they are crossed."""
     tower = architecture.component("vision")
     if tower is None or tower.image is None or settings.skip_mm_profiling or settings.language_model_only:
         return 0
-    limit = (settings.limit_mm_per_prompt or {}).get("image", MANY)
+    limit = (settings.limit_mm_per_prompt or {}).get("image", 1 if rules.engine == "v0" else MANY)
     crossed = any(
         isinstance(part, Attention) and part.scope == "cross"
         for layer, _ in architecture.main.layer_groups
@@ -337,6 +339,8 @@ def _images(architecture: Architecture, settings: VllmSettings, seqs: int, token
     most = patches if crossed else image_tokens
     if limit == 0 or most == 0:
         return 0
+    if crossed and rules.engine == "v0":
+        return seqs * limit
     per_prompt = max(1, min(limit, length // most))
     return max(1, min(max(tokens, most) // most, seqs * per_prompt))
 

@@ -28,6 +28,8 @@ NOTES = {
     "that of a rank that draws no tokens",
     "file-qwen25-14b-awq-a10g-oom": "0.6 GiB more than known outside the pool: memory outside torch on this card is not known",
     "recipes-qwen38-27b-5090x2-fp8": "utilization and drafts are not stated",
+    "file-qwen35-9b-tp2": "the printed pool is one rank's, the blocks are the smallest of both",
+    "file-qwen3-235b-l40s": "the printed pool is one rank's, the blocks are the smallest of eight",
     "vllm-21348-qwen3-235b-fp8-vllm": "with a connector for caches; the release is not stated",
     "vllm-12126-llama32-11b-vision": "0.6.x: cross-attention in eager mode over 128 sequences of images",
     "vllm-12330-llama3-8b-a100-40": "0.6.x with max_num_seqs set high, not stated",

@@ -98,7 +98,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 def percent(value: float) -> str:
     """Return a fraction as a percentage."""
-    return f"{100 * value:.2f} %"
+    return f"{100 * value:.2f} %".replace("-0.00 %", "0.00 %")
 
 
 COLUMNS = (

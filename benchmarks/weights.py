@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.scores import Pair, Score
 from vrameter.errors import VrameterError
 from vrameter.memory.weights import weight_plan
 from vrameter.model.architecture import Architecture
@@ -145,6 +146,23 @@ def _cause(name: str, ratio: float) -> str:
     if ratio > 1 and "0.6B" in name:
         return "the list's figure is rounded to whole MiB and holds other files"
     return known or "not traced"
+
+
+def scores() -> list[Score]:
+    """Return the scores of this area: index files and GGUF files exactly, a list of MLX conversions as it is."""
+    found = [each for each in compare() if isinstance(each, Compared)]
+    kinds = {
+        "GGUF files": [each for each in found if each.id.startswith("gguf:")],
+        "MLX conversions": [each for each in found if each.id.startswith("mlx-community/")],
+    }
+    kinds["index files"] = [each for each in found if not any(each in group for group in kinds.values())]
+    return [
+        Score(
+            "checkpoints", name, tuple(Pair(each.id, each.computed, each.published) for each in group),
+            "equal, or a stated cause", {each.id: each.cause for each in group if each.cause},
+        )
+        for name, group in sorted(kinds.items())
+    ]  # fmt: skip
 
 
 def main() -> None:

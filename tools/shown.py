@@ -1,6 +1,7 @@
 """Write the outputs that the documentation shows, or check that they are what the tool says.
 
-A block between ``<!-- shown: COMMAND -->`` and ``<!-- /shown -->`` holds the output of COMMAND.
+A block between ``<!-- shown: COMMAND -->`` and ``<!-- /shown -->`` holds the output of COMMAND. The files and the repository that
+commands name beside the catalogue are those of `sample_files`.
 
     python tools/shown.py           # rewrite the blocks
     python tools/shown.py --check   # fail where one has fallen behind
@@ -17,7 +18,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT), str(ROOT / "tools")]
 BLOCK = re.compile(r"<!-- shown: (?P<command>[^\n]+?) -->\n.*?<!-- /shown -->", re.S)
 LANGUAGE = {"console": "console", "md": "", "json": "json"}
 
@@ -55,6 +56,14 @@ def rewritten(path: Path) -> str:
 
 def main() -> int:
     os.environ["COLUMNS"] = "120"
+    from sample_files import sample_files
+
+    with sample_files():
+        return rewrite()
+
+
+def rewrite() -> int:
+    """Rewrite the pages, or say which have fallen behind."""
     behind = []
     for path in [ROOT / "README.md", ROOT / "README.ko.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text = rewritten(path)

@@ -46,6 +46,8 @@ class Item:
         An expression over `values` whose value is `bytes`.
     held
         By whom: live ``tensors``, the ``allocator`` around them, or the ``driver`` outside it.
+    buffer
+        What the program calls the buffer that it lies in, where it splits its memory by buffers.
     """
 
     term: str
@@ -59,6 +61,7 @@ class Item:
     source: str
     held: Held = "tensors"
     note: str = ""
+    buffer: str = ""
 
     def to_dict(self) -> dict[str, object]:
         """Return the item as the response carries it."""
@@ -75,6 +78,8 @@ class Item:
         }
         if self.note:
             answer["note"] = self.note
+        if self.buffer:
+            answer["buffer"] = self.buffer
         return answer
 
 
@@ -89,6 +94,7 @@ def item(
     low: int | None = None,
     high: int | None = None,
     note: str = "",
+    buffer: str = "",
     **values: int,
 ) -> Item:
     """Return the line that a term's function computes from `values`, with the formula of its docstring."""
@@ -105,6 +111,7 @@ def item(
         source=source,
         held=held,
         note=note,
+        buffer=buffer,
     )
 
 
@@ -131,13 +138,26 @@ class Peak:
         }
 
 
+HOST = -1
+"""Place of a ledger of host memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """All that lives on one device, phase by phase; `holds` says which part of a model that several share."""
+    """All that lives on one device, phase by phase.
+
+    Parameters
+    ----------
+    holds
+        Which part of a model that several share.
+    place
+        Which of the request's devices it is, where they differ; `HOST` for host memory.
+    """
 
     phases: tuple[str, ...]
     items: tuple[Item, ...] = field(default_factory=tuple)
     holds: str = ""
+    place: int = 0
 
     def at(self, phase: str, *, held: tuple[Held, ...] = ("tensors", "allocator", "driver")) -> int:
         """Return the bytes alive in a phase."""

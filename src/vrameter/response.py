@@ -66,7 +66,7 @@ def estimate(request: Mapping[str, Any] | Request) -> Response:
     device, count = _devices(ask)
     if ask.method == "rule-of-thumb" or model.architecture is None:
         return _by_rule(ask, model, device, count)
-    return _by_architecture(ask, model, device, count)
+    return _by_architecture(ask, model, _kinds(ask, device, count), count)
 
 
 def _devices(ask: Request) -> tuple[Device | None, int]:
@@ -78,7 +78,8 @@ def _devices(ask: Request) -> tuple[Device | None, int]:
     if isinstance(ask.device, DeviceSpec):
         device = devices.from_spec(ask.device.name, ask.device.capacity_bytes)
     elif ask.device is not None:
-        prefix, device = devices.parse_devices(ask.device)
+        kinds = devices.parse_mixed(ask.device)
+        prefix, device = sum(number for number, _ in kinds), kinds[0][1]
     product = ask.parallelism.num_devices
     given = [
         (field, value)
@@ -103,19 +104,50 @@ def _devices(ask: Request) -> tuple[Device | None, int]:
     return device, total
 
 
-def _by_architecture(ask: Request, model: Model, device: Device | None, count: int) -> Response:
+def _kinds(ask: Request, device: Device | None, count: int) -> list[tuple[int, Device]]:
+    """Return how many of which devices share the model, in order; nothing where none is named."""
+    from vrameter import devices
+
+    if device is None:
+        return []
+    mixed = devices.parse_mixed(ask.device) if isinstance(ask.device, str) else []
+    if len({kind.id for _, kind in mixed}) < 2:
+        return [(count, device)]
+    from vrameter.engines import SPLITS_UNEVENLY
+    from vrameter.settings import canonical
+
+    if canonical(ask.engine) not in SPLITS_UNEVENLY:
+        raise RequestError(
+            tr("device: %(engine)s is modelled on devices of one kind.", engine=ask.engine),
+            field="device",
+            hint=tr("Different devices share a model under: %(names)s.", names=", ".join(sorted(SPLITS_UNEVENLY))),
+        )
+    return mixed
+
+
+def _by_architecture(ask: Request, model: Model, kinds: list[tuple[int, Device]], count: int) -> Response:
     from vrameter.engines import Ask, engine
+    from vrameter.ledger import HOST
 
     architecture = model.architecture
     assert architecture is not None
+    device = kinds[0][1] if kinds else None
     if model.described:
         module = engine(ask.engine, ask.task)
     else:
         from vrameter.engines import weights_only as module
-    answer = module.estimate(Ask(ask, architecture, device, count, table=model.table))
-    warnings = [*model.notes, *architecture.notes, *answer.warnings, *(device.notes if device else ())]
+    answer = module.estimate(Ask(ask, architecture, device, count, table=model.table, kinds=tuple(kinds)))
+    notes = [note for _, kind in kinds for note in kind.notes]
+    warnings = [*model.notes, *architecture.notes, *answer.warnings, *notes]
     resolved = _echo(ask, device, count, settings=answer.settings, method="architecture", **answer.resolved)
-    entries = [_device_entry(ledger, device, number) for ledger, number in answer.ledgers]
+    if len(kinds) > 1:
+        resolved["device"] = "+".join(f"{number}x{kind.id}" if number > 1 else kind.id for number, kind in kinds)
+    entries = [
+        {**_device_entry(ledger, None, number), "name": "host"}
+        if ledger.place == HOST
+        else _device_entry(ledger, _at(kinds, ledger.place), number)
+        for ledger, number in answer.ledgers
+    ]
     response = Response(
         schema_version=SCHEMA_VERSION,
         request=resolved,
@@ -134,6 +166,15 @@ def _by_architecture(ask: Request, model: Model, device: Device | None, count: i
             if "fits" in entry:
                 entry["fits"], entry["confidence"] = False, "no"
     return response
+
+
+def _at(kinds: list[tuple[int, Device]], place: int) -> Device | None:
+    """Return the device at a place among all; None where none is named."""
+    for number, kind in kinds:
+        if place < number:
+            return kind
+        place -= number
+    return None
 
 
 def _device_entry(ledger: Ledger, device: Device | None, count: int) -> dict[str, Any]:

@@ -119,6 +119,23 @@ def parse_devices(text: str) -> tuple[int, Device]:
     return count, find(match[2])
 
 
+def parse_mixed(text: str) -> list[tuple[int, Device]]:
+    """Return how many of which devices a text names, in order: ``rtx-4090+rtx-3090``, ``2xl40s``.
+
+    Raises
+    ------
+    RequestError, UnknownNameError
+        As of `parse_devices`, for each part.
+
+    Examples
+    --------
+    >>> [(count, device.id) for count, device in parse_mixed("2xrtx-4090+rtx-3090")]
+    [(2, 'rtx-4090'), (1, 'rtx-3090')]
+    """
+    whole = "+" not in text or canonical(text) in _table().names
+    return [parse_devices(part) for part in ([text] if whole else text.split("+"))]
+
+
 def from_spec(name: str, capacity_bytes: int | None) -> Device:
     """Return a device of a given capacity under any name, or the one that the name means where there is no capacity.
 
@@ -270,4 +287,4 @@ def _unknown(name: str) -> UnknownNameError:
     )
 
 
-__all__ = ["Device", "canonical", "find", "from_spec", "names", "parse_devices"]
+__all__ = ["Device", "canonical", "find", "from_spec", "names", "parse_devices", "parse_mixed"]

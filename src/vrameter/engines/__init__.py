@@ -32,12 +32,24 @@ ENGINES = {
     "sglang": "vrameter.engines.sglang",
     "tensorrt-llm": "vrameter.engines.tensorrt_llm",
     "tgi": "vrameter.engines.tgi",
+    "llama.cpp": "vrameter.engines.llama_cpp",
+    "ollama": "vrameter.engines.ollama",
 }
+SPLITS_UNEVENLY = frozenset({"llama.cpp", "ollama"})
+"""Engines that share one model among devices of different kinds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request with every name looked up: what an engine is asked."""
+    """A request with every name looked up: what an engine is asked.
+
+    Parameters
+    ----------
+    device
+        The device, the first where they differ.
+    kinds
+        How many of which devices there are, in order, where one is named.
+    """
 
     request: Request
     architecture: Architecture
@@ -45,6 +57,12 @@ class Ask:
     num_devices: int
     notes: tuple[str, ...] = ()
     table: TensorTable | None = None
+    kinds: tuple[tuple[int, Device], ...] = ()
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Every device in order, where one is named."""
+        return tuple(kind for number, kind in self.kinds for _ in range(number))
 
     def weight_plan(self, *, imatrix: bool = False) -> WeightPlan:
         """Return how every tensor of the model is stored, as the request, the file or the model's config says."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from vrameter.model.audio_input import AudioInput
     from vrameter.model.image_input import ImageInput
 
+from vrameter.model.wiring import NONE, Wiring
+
 Role = Literal[
     "embedding", "attention", "cross_attention", "mixer", "mlp", "experts", "shared_experts", "router",
     "norm", "head", "projector", "convolution", "other",
@@ -316,6 +318,8 @@ class Architecture:
         Positions and width of the tables of rotary angles that engines build.
     rotary_axes
         Whether angles count time, height and width apart: in ``sections`` of a head, or ``interleaved``; empty where not.
+    wiring
+        What the config says beyond shapes, as far as memory depends on it.
     """
 
     name: str
@@ -329,6 +333,7 @@ class Architecture:
     notes: tuple[str, ...] = ()
     rotary_tables: tuple[tuple[int, int], ...] = ()
     rotary_axes: Literal["", "sections", "interleaved"] = ""
+    wiring: Wiring = NONE
 
     def __hash__(self) -> int:
         return hash((self.name, self.model_type, self.class_name, self.num_params))

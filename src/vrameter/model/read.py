@@ -14,6 +14,7 @@ from vrameter.model.families.index import MODULES
 from vrameter.model.families.registry import Built, Entry, as_tuple, entry, num_labels
 from vrameter.model.likeness import class_of, likely_type, type_of_class
 from vrameter.model.rotary import rotary_axes, rotary_tables
+from vrameter.model.read_wiring import wiring_of
 
 MAX_TENSORS = 2_000_000
 # Decoders whose class that answers from a text keeps the body under ``transformer``. [transformers 5.23]
@@ -78,6 +79,7 @@ def read_config(values: Mapping[str, Any], *, name: str = "") -> Architecture:
         notes=tuple(dict.fromkeys(cfg.notes)),
         rotary_tables=rotary_tables(values, decoder) if decoder is not None else (),
         rotary_axes=rotary_axes(values, cfg.model_type),
+        wiring=wiring_of(values),
     )
 
 

@@ -16,6 +16,7 @@ def term_label(term: str) -> str:
         "kv_cache": tr("KV cache"),
         "state_cache": tr("recurrent states"),
         "activations": tr("activations"),
+        "compute": tr("compute buffer"),
         "logits": tr("logits"),
         "temporary": tr("temporary copies"),
         "workspace": tr("library workspace"),
@@ -25,6 +26,7 @@ def term_label(term: str) -> str:
         "cuda_graphs": tr("CUDA graphs"),
         "adapters": tr("adapters"),
         "draft": tr("draft model"),
+        "reserved": tr("left alone"),
         "optimizer_state": tr("gradients and optimizer state"),
     }
     return labels.get(term, term)
@@ -83,7 +85,8 @@ def verdict(response: Mapping[str, Any]) -> str:
     if "fits" not in entry:
         return tr("%(model)s needs %(peak)s.", model=name, peak=needed)
     count = response["request"].get("num_devices", 1)
-    device = entry["name"] if count == 1 else f"{count} x {entry['name']}"
+    mixed = "+" in str(response["request"].get("device"))
+    device = entry["name"] if count == 1 or mixed else f"{count} x {entry['name']}"
     values = {
         "model": name,
         "device": device,
@@ -124,7 +127,8 @@ def pool_line(response: Mapping[str, Any]) -> str:
 
 def device_line(entry: Mapping[str, Any]) -> str:
     """Return one further device: how many like it, what it holds, what it needs of what there is."""
-    parts = [f"{entry.get('count', 1)} x {entry['name'] or tr('device')}", entry.get("holds", "")]
+    name = f"{entry.get('count', 1)} x {entry['name'] or tr('device')}" if entry["name"] != "host" else tr("host memory")
+    parts = [name, entry.get("holds", "")]
     need = format_bytes(entry["peak"]["used_bytes"])
     if "budget_bytes" in entry:
         parts.append(tr("%(peak)s of %(budget)s", peak=need, budget=format_bytes(entry["budget_bytes"])))
@@ -133,7 +137,7 @@ def device_line(entry: Mapping[str, Any]) -> str:
     return " · ".join(part for part in parts if part)
 
 
-LENGTHS = ("context_length", "max_model_len", "n_ctx", "max_seq_len", "seq_len")
+LENGTHS = ("context_length", "max_model_len", "n_ctx", "num_ctx", "max_seq_len", "seq_len")
 
 
 def limits(response: Mapping[str, Any]) -> str:

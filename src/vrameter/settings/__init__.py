@@ -17,6 +17,8 @@ INFERENCE = {
     "sglang": ("sglang", "SglangSettings"),
     "tensorrt-llm": ("tensorrt_llm", "TensorrtLlmSettings"),
     "tgi": ("tgi", "TgiSettings"),
+    "llama.cpp": ("llama_cpp", "LlamaCppSettings"),
+    "ollama": ("ollama", "OllamaSettings"),
 }
 TRAINING: tuple[str, str] | None = None
 """All training stacks share one struct: the words of the field."""

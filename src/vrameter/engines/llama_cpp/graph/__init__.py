@@ -1,0 +1,1 @@
+"""A planner of compute buffers: graphs, their schedule over devices, and the allocator."""

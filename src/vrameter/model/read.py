@@ -13,8 +13,8 @@ from vrameter.model.config import Config, check_json, shown
 from vrameter.model.families.index import MODULES
 from vrameter.model.families.registry import Built, Entry, as_tuple, entry, num_labels
 from vrameter.model.likeness import class_of, likely_type, type_of_class
-from vrameter.model.rotary import rotary_axes, rotary_tables
 from vrameter.model.read_wiring import wiring_of
+from vrameter.model.rotary import rotary_axes, rotary_tables
 
 MAX_TENSORS = 2_000_000
 # Decoders whose class that answers from a text keeps the body under ``transformer``. [transformers 5.23]

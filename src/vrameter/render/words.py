@@ -127,7 +127,9 @@ def pool_line(response: Mapping[str, Any]) -> str:
 
 def device_line(entry: Mapping[str, Any]) -> str:
     """Return one further device: how many like it, what it holds, what it needs of what there is."""
-    name = f"{entry.get('count', 1)} x {entry['name'] or tr('device')}" if entry["name"] != "host" else tr("host memory")
+    name = (
+        f"{entry.get('count', 1)} x {entry['name'] or tr('device')}" if entry["name"] != "host" else tr("host memory")
+    )
     parts = [name, entry.get("holds", "")]
     need = format_bytes(entry["peak"]["used_bytes"])
     if "budget_bytes" in entry:

@@ -50,8 +50,9 @@ def _draft_items(ask: Ask, settings: LlamaCppSettings, context: Context) -> list
         cache_type_k=settings.cache_type_k_draft, cache_type_v=settings.cache_type_v_draft, n_cpu_moe=0, cpu_moe=False,
         override_tensor=[], n_rs_seq=0, embeddings=False,
     )  # fmt: skip
-    request = msgspec.structs.replace(ask.request, quantization=settings.draft_quantization or ask.request.quantization)
-    run = deployment(replace(ask, request=request, architecture=model.architecture), own)
+    quantization = settings.draft_quantization or (None if model.table is not None else ask.request.quantization)
+    request = msgspec.structs.replace(ask.request, quantization=quantization)
+    run = deployment(replace(ask, request=request, architecture=model.architecture, table=model.table), own)
     found: list[Placed] = []
     for ledger in run.ledgers():
         for each in ledger.items:

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vrameter
+from tests.gguf_files import stored, write
+from tests.gguf_models import llama
 from vrameter.engines.llama_cpp.placement import layer_devices
 from vrameter.errors import RequestError
 
@@ -170,6 +172,30 @@ def test_a_draft_model_and_a_tower_stand_beside_the_model() -> None:
     tower = {item["term"]: item["bytes"] for item in seeing["devices"][0]["items"] if item.get("note") == "mmproj"}
     assert abs(tower["weights"] / 2**20 - 887.99) < 0.1  # a server's log of this model
     assert abs(tower["compute"] / 2**20 - 248.10) < 0.01
+
+
+def test_a_file_is_loaded_as_its_header_lists_it(tmp_path: Path) -> None:
+    kind, keys, shapes = llama()
+    file = write(
+        tmp_path / "model.gguf",
+        {"general.architecture": kind, **{f"{kind}.{key}": value for key, value in keys.items()}},
+        stored(shapes, "q8_0"),
+    )
+    tensors = stored(shapes, "q8_0")
+    own = vrameter.estimate({"model": str(file), "engine": "llama.cpp", "settings": {"n_ctx": 4096}})
+    found = buffers(own)
+    assert found["CUDA0"]["model_bytes"] + found["CPU"]["model_bytes"] == sum(each.num_bytes for each in tensors)
+    assert own["request"]["quantization"] == "q8_0"
+    named = ask("llama-3.1-8b", "q8_0", settings={"n_ctx": 4096})
+    assert found["CUDA0"]["compute_bytes"] == buffers(named)["CUDA0"]["compute_bytes"]
+
+
+def test_without_a_graph_the_compute_buffer_is_an_interval() -> None:
+    answer = ask("moonshotai/Kimi-K3", settings={"n_ctx": 4096})
+    (compute,) = (item for item in answer["devices"][0]["items"] if item["term"] == "compute")
+    assert compute["basis"] == "assumed"
+    assert compute["low_bytes"] < compute["bytes"] < compute["high_bytes"]
+    assert any("no graph" in warning for warning in answer["warnings"])
 
 
 def test_drafts_keep_states_to_go_back_to() -> None:

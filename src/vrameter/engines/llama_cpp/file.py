@@ -97,10 +97,13 @@ class ModelFile:
         Tensors outside the layers, by name.
     layers
         Tensors of each layer, by name below ``blk.N.``; equal layers are one object.
+    skipped
+        Layers behind them that predict further tokens and are not computed.
     """
 
     outside: Mapping[str, FileTensor]
     layers: tuple[Mapping[str, FileTensor], ...]
+    skipped: int = 0
 
     @cached_property
     def num_tensors(self) -> int:
@@ -127,6 +130,10 @@ def file_of(plan: WeightPlan) -> ModelFile:
 
 def _made(plan: WeightPlan) -> ModelFile:
     architecture = plan.architecture
+    if plan.table is not None and plan.table.kind == "gguf":
+        from vrameter.engines.llama_cpp.from_table import file_of_table
+
+        return file_of_table(plan.table, len(architecture.main.layers))
     outside: dict[str, FileTensor] = {}
     layers: tuple[Mapping[str, FileTensor], ...] = ()
     for component in text_components(architecture):

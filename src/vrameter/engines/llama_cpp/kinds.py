@@ -153,9 +153,21 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 
+# What GGUF files call families that have another name in a config.json.
+GGUF_NAMES = {
+    "command-r": "cohere", "phi2": "phi", "gptneox": "gpt_neox", "starcoder": "gpt_bigcode", "modern-bert": "modernbert",
+    "nomic-bert": "nomic_bert", "granitehybrid": "granitemoehybrid", "nemotron_h_moe": "nemotron_h", "gpt-oss": "gpt_oss",
+    "glm4moe": "glm4_moe", "chatglm": "glm", "deepseek2": "deepseek_v2", "deepseek32": "deepseek_v32",
+    "glm-dsa": "glm_moe_dsa", "minimax-m2": "minimax_m2", "qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe",
+    "qwen3next": "qwen3_next", "qwen35": "qwen3_5", "qwen35moe": "qwen3_5_moe", "qwen2vl": "qwen2_vl", "qwen3vl": "qwen3_vl",
+    "qwen3vlmoe": "qwen3_vl_moe", "falcon-h1": "falcon_h1", "lfm2moe": "lfm2_moe",
+}  # fmt: skip
+
+
 def family_of(architecture: Architecture) -> Family:
     """Return the traits of a model's family; those of a plain decoder where there are none."""
-    return FAMILIES.get(architecture.model_type, Family())
+    kind = architecture.model_type
+    return FAMILIES.get(GGUF_NAMES.get(kind, kind), Family())
 
 
 def subtracts_mean(architecture: Architecture, file: ModelFile) -> bool:
@@ -242,7 +254,7 @@ def _experts(
         "softmax_chosen"
         if family.softmax_chosen
         else "sigmoid"
-        if family.sigmoid or wiring.sigmoid_router
+        if family.sigmoid or wiring.sigmoid_router or "exp_probs_b.bias" in tensors
         else "softmax"
     )
     normalised = family.normalised if family.normalised is not None else wiring.norm_topk_prob is not False

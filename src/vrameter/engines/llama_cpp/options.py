@@ -124,9 +124,11 @@ def placement_of(
         )
     shares = _shares(settings, devices, used)
     count = len(planned.layers)
+    whole = count + planned.file.skipped
     wanted = settings.n_gpu_layers
-    on_gpu = count + 1 if wanted is None or wanted < 0 else wanted
-    return Placement(planned.file, layer_devices(count, on_gpu, shares), used, _overrides(settings))
+    on_gpu = whole + 1 if wanted is None or wanted < 0 else wanted
+    found = layer_devices(whole, on_gpu, shares)
+    return Placement(planned.file, (*found[:count], found[-1]), used, _overrides(settings))
 
 
 def _shares(settings: LlamaCppSettings, devices: tuple[Device, ...], used: int) -> list[float]:

@@ -63,8 +63,8 @@ def tower_compute_bytes(*, patches: int, patch_values: int, hidden_size: int, fo
 
     Examples
     --------
-    >>> tower_compute_bytes(patches=8464, patch_values=768, hidden_size=1152, forward_values=4304) / 2**20
-    248.0985107421875
+    >>> tower_compute_bytes(patches=8464, patch_values=768, hidden_size=1152, forward_values=4304)
+    260149504
     """
     return 4 * patches * (patch_values + 4 + max(6 * hidden_size, forward_values + 2 * hidden_size))
 

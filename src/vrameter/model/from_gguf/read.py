@@ -21,6 +21,7 @@ from vrameter.model.from_gguf.names import stem, tensor_of, use_of
 from vrameter.model.from_gguf.stored import compute_dtype
 from vrameter.model.from_gguf.towers import towers
 from vrameter.model.from_gguf.windows import windows
+from vrameter.model.from_gguf.wiring import wiring_of_file
 from vrameter.model.tensor_table import TensorTable
 
 _BLOCK = re.compile(r"(?P<prefix>(?:enc\.|dec\.)?blk)\.(?P<number>\d{1,6})\.(?P<name>.+)\Z")
@@ -88,6 +89,7 @@ def architecture_of(table: TensorTable, *, name: str = "") -> Architecture:
         tied=tied,
         dtype=compute_dtype(table),
         notes=tuple(notes),
+        wiring=wiring_of_file(keys),
     )
 
 

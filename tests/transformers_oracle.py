@@ -47,8 +47,23 @@ MAPPINGS = (
     "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
     "MODEL_MAPPING_NAMES",
 )
+PER_KIND = {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("full_attention", "sliding_attention")}
 # Fields that a class needs and does not assume.
 NEEDED: dict[str, dict[str, Any]] = {
+    "chameleon": {"vocabulary_map": {"<image>": 8711}},
+    "cohere_compass": {"text_config": {"rope_parameters": PER_KIND}},
+    "cohere_compass_text": {"rope_parameters": PER_KIND},
+    "deepseek_ocr2": {
+        "text_config": {
+            "num_hidden_layers": 4,
+            "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
+            "num_experts_per_tok": 6,
+            "n_group": 1,
+            "topk_group": 1,
+        },
+    },
+    "emu3": {"vocabulary_map": {"<image>": 151848}},
+    "granite4_vision": {"downsample_rate": "4/8", "deepstack_layer_map": [[-2, 0], [-5, 3]]},
     "dots1": {"n_routed_experts": 16, "n_shared_experts": 1, "num_experts_per_tok": 8},
     "esm": {"vocab_size": 33, "pad_token_id": 1},
     "hunyuan_v1_dense": {"head_dim": 128},

@@ -37,7 +37,7 @@ def merging_tower(cfg: Config, prefix: str, *, newer: bool = False) -> Component
         cfg, norms=("norm1", "norm2"), norm_bias=False, attention=attention,
         mlp={"gated": True, "up": "up_proj", "down": "down_proj", "intermediate_size": inner, "bias": newer and bias},
     )  # fmt: skip
-    wide = outputs * cfg.integer("in_channels", 3)
+    wide = cfg.integer("projection_intermediate_size", None) or outputs * cfg.integer("in_channels", 3)
     merged = parts.mlp(
         hidden_size=outputs, intermediate_size=wide if newer else cfg.integer("intermediate_size"), name="merger",
         role="projector",
@@ -62,30 +62,31 @@ def glm4v_vision(cfg: Config, prefix: str) -> Component:
     return merging_tower(cfg, prefix)
 
 
-@tower("glm_ocr_vision")
+@tower("glm_ocr_vision", "glm5_next_vision")
 def glm_ocr_vision(cfg: Config, prefix: str) -> Component:
-    """GLM-OCR's tower."""
+    """GLM-OCR's and GLM-5.3-Flash's tower."""
     return merging_tower(cfg, prefix, newer=True)
+
+
+def fused_glm(cfg: Config, prefix: str, *, qkv_bias: bool | None = None) -> Component:
+    """Return GLM-4-0414's decoder: norms around each part, gate and up in one matrix."""
+    cfg = rounded_heads(cfg)
+    return dense_decoder(
+        cfg, prefix, qkv_bias=qkv_bias, o_bias=False, mlp_bias=False, norms=NORMS, scopes=full_scopes(cfg),
+        mlp_traits=FUSED_MLP,
+    )  # fmt: skip
 
 
 @decoder("glm4v_text")
 def glm4v_text(cfg: Config, prefix: str) -> Component:
     """GLM-4.1V's decoder: GLM-4-0414 with biases on queries, keys and values."""
-    cfg = rounded_heads(cfg)
-    return dense_decoder(
-        cfg, prefix, qkv_bias=True, o_bias=False, mlp_bias=False, norms=NORMS, scopes=full_scopes(cfg),
-        mlp_traits=FUSED_MLP,
-    )  # fmt: skip
+    return fused_glm(cfg, prefix, qkv_bias=True)
 
 
 @decoder("glm_ocr_text")
 def glm_ocr_text(cfg: Config, prefix: str) -> Component:
     """GLM-OCR's decoder: the same without biases."""
-    cfg = rounded_heads(cfg)
-    return dense_decoder(
-        cfg, prefix, qkv_bias=False, o_bias=False, mlp_bias=False, norms=NORMS, scopes=full_scopes(cfg),
-        mlp_traits=FUSED_MLP,
-    )  # fmt: skip
+    return fused_glm(cfg, prefix, qkv_bias=False)
 
 
 @decoder("glm4v_moe_text")
@@ -94,7 +95,7 @@ def glm4v_moe_text(cfg: Config, prefix: str) -> tuple[Component, ...]:
     return glm4_moe(rounded_heads(cfg), prefix)
 
 
-@model("glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glmga")
+@model("glm4v", "glm4v_moe", "glm46v", "glm_ocr", "glmga", "glm5_next")
 def glm4v(cfg: Config, class_name: str) -> Built:
-    """GLM-4.1V, 4.5V, 4.6V and GLM-OCR: the tower brings images to the decoder's width itself."""
+    """GLM-4.1V, 4.5V, 4.6V, 5.3-Flash and GLM-OCR: the tower brings images to the decoder's width itself."""
     return vision_language(cfg, class_name, tower="visual", text_ties=True)

@@ -31,13 +31,17 @@ from vrameter.model.families.mixture import (
 from vrameter.model.families.registry import Built, decoder, model, stack
 
 
-def delta_attention(cfg: Config, own: Config) -> Recurrent:
-    """Return Kimi's delta attention [1]_; `own` is the nested config that sizes it."""
+def delta_attention(cfg: Config, own: Config, *, flat_decay: bool = False) -> Recurrent:
+    """Return Kimi's delta attention [1]_; `own` is the nested config that sizes it.
+
+    `flat_decay` says that the decay of each head stands in a vector.
+    """
     hidden = cfg.hidden_size
     dim = own.integer("head_dim", None) or cfg.integer("linear_head_dim", 128)
     heads = own.integer("num_heads", None) or cfg.integer("linear_num_heads", 32)
     kernel = own.integer("short_conv_kernel_size", None) or cfg.integer("linear_conv_kernel_dim", 4)
     width = heads * dim
+    decay = (heads,) if flat_decay else (1, 1, heads, 1)
     name = "self_attn"
     if own.flag("use_full_rank_gate", False):
         gate = parts.linear(f"{name}.g_proj", width, hidden, role="mixer", slot="z")
@@ -56,7 +60,7 @@ def delta_attention(cfg: Config, own: Config) -> Recurrent:
         *parts.linear(f"{name}.forget_gate.f_a_proj", dim, hidden, role="mixer", slot="a_a"),
         *parts.linear(f"{name}.forget_gate.f_b_proj", width, dim, role="mixer", slot="a_b"),
         *parts.parameter(f"{name}.forget_gate.dt_bias", width, role="mixer"),
-        *parts.parameter(f"{name}.forget_gate.A_log", 1, 1, heads, 1, role="mixer", slot="a"),
+        *parts.parameter(f"{name}.forget_gate.A_log", *decay, role="mixer", slot="a"),
         *parts.linear(f"{name}.b_proj", heads, hidden, role="mixer", slot="b"),
         *gate,
         *parts.norm(f"{name}.o_norm", dim),

@@ -47,7 +47,7 @@ def latent(cfg: Config, *, indexed: bool = False, **traits: Any) -> LatentAttent
             "q_lora_rank": cfg.integer("q_lora_rank", None),
             "kv_lora_rank": cfg.integer("kv_lora_rank"),
             "nope_dim": cfg.integer("qk_nope_head_dim"),
-            "rope_dim": cfg.integer("qk_rope_head_dim"),
+            "rope_dim": cfg.integer("qk_rope_head_dim", least=0),
             "value_dim": cfg.integer("v_head_dim", None) or cfg.hidden_size // cfg.num_heads,
             "bias": cfg.flag("attention_bias", False),
             "index_heads": cfg.integer("index_n_heads") if indexed else 0,
@@ -125,6 +125,12 @@ def deepseek_v3(cfg: Config, prefix: str) -> tuple[Component, ...]:
     return with_prediction(cfg, prefix, latent_decoder(cfg, prefix, sparse=first_dense(cfg, 3)))
 
 
+@decoder("mistral4")
+def mistral4(cfg: Config, prefix: str) -> Component:
+    """Mistral Small 4: DeepSeek-V3 without a balancing bias."""
+    return latent_decoder(cfg, prefix, sparse=first_dense(cfg), experts=lambda: balanced(cfg, balance_bias=None))
+
+
 @decoder("kimi_k2", heads=head_as("deepseek_v3"))
 def kimi_k2(cfg: Config, prefix: str) -> tuple[Component, ...]:
     """Kimi K2: DeepSeek-V3 with other sizes, under a name of its own."""
@@ -144,12 +150,12 @@ def deepseek_v32(cfg: Config, prefix: str) -> tuple[Component, ...]:
 def glm_moe_dsa(cfg: Config, prefix: str) -> tuple[Component, ...]:
     """GLM-5: DeepSeek-V3.2 whose layers may share an indexer's choice."""
     body = latent_decoder(
-        cfg, prefix, sparse=sparse_layers(cfg.over(moe_layer_freq=None), 3), indexed=_choosing_layers(cfg)
+        cfg, prefix, sparse=sparse_layers(cfg.over(moe_layer_freq=None), 3), indexed=choosing_layers(cfg)
     )
     return with_prediction(cfg, prefix, body, indexed=True, tables=False)
 
 
-def _choosing_layers(cfg: Config) -> list[bool]:
+def choosing_layers(cfg: Config) -> list[bool]:
     """Return which layers have an indexer: by list, by a text of F and S, or one in so many after an offset."""
     count = cfg.num_layers
     kinds = listed(cfg, "indexer_types", count)

@@ -201,7 +201,7 @@ def aya_vision(cfg: Config, class_name: str) -> Built:
     return vision_language(cfg, class_name, projector=projector, imaging=tiled(factor, extra_tokens=2, mark_tokens=1))
 
 
-@model("mistral3")
+@model("mistral3", "mistral_large4")
 def mistral3(
     cfg: Config, class_name: str, *, tower: str = "vision_tower", projector_name: str = "multi_modal_projector"
 ) -> Built:

@@ -84,6 +84,20 @@ def lfm2_vl(cfg: Config, class_name: str) -> Built:
     )  # fmt: skip
 
 
+@model("lfm3_vl")
+def lfm3_vl(cfg: Config, class_name: str) -> Built:
+    """LFM3-VL: a tower of convolutions and attention, a norm on each patch, two layers on four together."""
+    merge = cfg.nested("vision_config").integer("spatial_merge_size")
+
+    def projector(own: Config, vision: Component, body: Component) -> Tensors:
+        inner = own.integer("projector_hidden_size")
+        inputs, bias = vision.hidden_size * merge**2, own.flag("projector_bias", True)
+        layers = two_layers(own, inputs, body.hidden_size, inner=inner, bias=bias)
+        return (*parts.norm("layer_norm", vision.hidden_size, bias=True), *layers)
+
+    return vision_language(cfg, class_name, projector=projector)
+
+
 def tokens_as_area(cfg: Config, image: ImageInput, merge: int) -> dict[str, int]:
     """Return bounds of an image's area from those of its tokens."""
     area = image.patch_size[0] * image.patch_size[1] * merge**2

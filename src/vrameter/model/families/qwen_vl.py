@@ -118,7 +118,7 @@ def stacked_tower(cfg: Config, prefix: str, *, deep: bool) -> Component:
     return tower_of(cfg, prefix, layer, tensors=tensors, layers_name="blocks", image=merged_grid(cfg, **bounds))
 
 
-@tower("qwen3_vl_vision", "qwen3_vl_moe_vision")
+@tower("qwen3_vl_vision", "qwen3_vl_moe_vision", "cohere_compass_vision")
 def qwen3_vl_vision(cfg: Config, prefix: str) -> Component:
     """Qwen3-VL's tower."""
     return stacked_tower(cfg, prefix, deep=True)
@@ -155,7 +155,7 @@ def qwen2_vl(cfg: Config, class_name: str) -> Built:
     return vision_language(cfg, class_name, tower="visual", text_ties=True)
 
 
-@model("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp", "exaone4_5")
+@model("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp", "exaone4_5", "cohere_compass")
 def qwen3_vl(cfg: Config, class_name: str) -> Built:
-    """Qwen3-VL, Qwen3.5 and EXAONE 4.5: the tower brings images to the decoder's width itself."""
+    """Qwen3-VL, Qwen3.5, EXAONE 4.5 and North: the tower brings images to the decoder's width itself."""
     return vision_language(cfg, class_name, tower="visual")

@@ -14,7 +14,9 @@ from vrameter.model.architecture import Component, FeedForward, Layer, Part, Rec
 from vrameter.model.config import Config
 from vrameter.model.families.layer_kinds import CONV, FULL, SLIDING, layer_kinds
 from vrameter.model.families.mixture import block, decoder_of, grouped_attention, mixture
-from vrameter.model.families.registry import LayerScope, decoder, stack
+from vrameter.model.families.qwen_vl import merged_grid
+from vrameter.model.families.registry import LayerScope, decoder, stack, tower
+from vrameter.model.families.vision_parts import encoder_attention, first, flat_patches, tower_of
 from vrameter.units import ceil_to
 
 
@@ -104,3 +106,34 @@ def lfm3(cfg: Config, prefix: str) -> Component:
         return block(cfg, mixer, gated(cfg, cfg.integer("intermediate_size")), norms=norms)
 
     return decoder_of(cfg, prefix, stack(kinds, build), norm="embedding_norm")
+
+
+@tower("lfm3_vl_vision")
+def lfm3_vl_vision(cfg: Config, prefix: str) -> Component:
+    """LFM3-VL's tower: most layers a convolution over neighbouring patches between two gates, the others attention."""
+    hidden, kernel = cfg.hidden_size, cfg.integer("conv_kernel_size")
+    spatial = Recurrent(
+        tensors=(
+            *parts.linear("conv.in_proj", 3 * hidden, hidden, role="mixer", slot="ssm_in"),
+            *parts.conv("conv.spatial_conv", hidden, 1, kernel, kernel, bias=False, role="mixer", slot="conv"),
+            *parts.linear("conv.out_proj", hidden, hidden, role="mixer", slot="ssm_out"),
+        ),
+        kind="short_conv",
+        inner_size=hidden,
+    )
+
+    def build(kind: str) -> Layer:
+        mixer: Part = spatial
+        if kind == FULL:
+            mixer = encoder_attention(
+                cfg, bias=False, num_kv_heads=cfg.num_kv_heads, o="out_proj", qk_norm=hidden // cfg.num_heads
+            )
+        return block(cfg, mixer, gated(cfg, cfg.integer("intermediate_size")), norms=("operator_norm", "ffn_norm"))
+
+    kinds = layer_kinds(cfg, cfg.num_layers, lambda index: CONV if index < 2 or index % 2 else FULL, known=(FULL, CONV))
+    frames = first(cfg, "temporal_patch_size", 1)
+    tensors = (
+        *flat_patches(cfg, "patch_embed", hidden, bias=False, frames=frames),
+        *parts.norm("embedding_norm", hidden),
+    )
+    return tower_of(cfg, prefix, stack(kinds, build), tensors=tensors, layers_name="layers", image=merged_grid(cfg))

@@ -205,6 +205,12 @@ def got_ocr2_vision(cfg: Config, prefix: str) -> Component:
     return sam_tower(cfg, prefix, global_layers=cfg.integers("global_attn_indexes", [2, 5, 8, 11]))
 
 
+def sam_layers(cfg: Config) -> tuple[Config, list[int]]:
+    """Return SAM's config with the perceptron's width worked out, and which of its layers see the whole image."""
+    own = cfg.over(mlp_dim=cfg.integer("mlp_dim", None) or int(cfg.hidden_size * cfg.number("mlp_ratio", 4)))
+    return own, cfg.integers("global_attn_indexes", [2, 5, 8, 11])
+
+
 def sam_tower(cfg: Config, prefix: str, *, global_layers: list[int]) -> Component:
     """Return SAM's tower [4]_."""
     hidden, window = cfg.hidden_size, cfg.integer("window_size", 14)

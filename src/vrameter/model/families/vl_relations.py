@@ -20,7 +20,7 @@ from vrameter.model.families.llava import mistral3, tiled
 from vrameter.model.families.multimodal import two_layers, vision_language
 from vrameter.model.families.registry import Built, model, read_part, tower
 from vrameter.model.families.vision_parts import encoder_layer, fixed_grid, grid, pair, patches, tower_of
-from vrameter.model.families.vision_towers import sam_tower
+from vrameter.model.families.vision_towers import sam_layers, sam_tower
 from vrameter.model.image_input import AreaBounded
 
 
@@ -53,8 +53,7 @@ def deepseek_vl(cfg: Config, class_name: str) -> Built:
 @tower("sam_vision_model")
 def sam_vision(cfg: Config, prefix: str) -> Component:
     """SAM's tower as a part of another model."""
-    own = cfg.over(mlp_dim=cfg.integer("mlp_dim", None) or int(cfg.hidden_size * cfg.number("mlp_ratio", 4)))
-    layers = own.integers("global_attn_indexes", [2, 5, 8, 11])
+    own, layers = sam_layers(cfg)
     return sam_tower(own, joined(prefix, "vision_encoder"), global_layers=layers)
 
 

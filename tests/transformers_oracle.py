@@ -62,6 +62,7 @@ NEEDED: dict[str, dict[str, Any]] = {
             "topk_group": 1,
         },
     },
+    "diffusion_gemma": {"text_config": {"num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 704}},
     "emu3": {"vocabulary_map": {"<image>": 151848}},
     "granite4_vision": {"downsample_rate": "4/8", "deepstack_layer_map": [[-2, 0], [-5, 3]]},
     "dots1": {"n_routed_experts": 16, "n_shared_experts": 1, "num_experts_per_tok": 8},

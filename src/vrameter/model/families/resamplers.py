@@ -356,28 +356,33 @@ def kosmos_2(cfg: Config, class_name: str) -> Built:
     return kosmos(cfg, class_name, vision, inner_norm=True, segments=False)
 
 
-@model("kosmos-2.5")
-def kosmos_2_5(cfg: Config, class_name: str) -> Built:
-    """Kosmos-2.5 [3]_ with Pix2Struct's tower: patches as vectors, their rows and columns looked up."""
-    own = cfg.nested("vision_config")
-    hidden, dim, heads = own.hidden_size, own.integer("head_dim"), own.num_heads
+def row_column_tower(cfg: Config, prefix: str, *, rows: int, head_dim: int, inner: int) -> Component:
+    """Return Pix2Struct's tower: patches as vectors, their rows and columns looked up."""
+    hidden, width = cfg.hidden_size, cfg.integer("patch_embed_hidden_size")
     attention = parts.attention(
-        hidden_size=hidden, num_heads=heads, head_dim=dim, name="attention", q="query", k="key", v="value", o="output",
-        scope="encoder",
+        hidden_size=hidden, num_heads=cfg.num_heads, head_dim=head_dim, name="attention", q="query", k="key", v="value",
+        o="output", scope="encoder",
     )  # fmt: skip
-    feed = parts.mlp(
-        hidden_size=hidden, intermediate_size=own.integer("intermediate_size"), gate="wi_0", up="wi_1", down="wo"
-    )
+    feed = parts.mlp(hidden_size=hidden, intermediate_size=inner, gate="wi_0", up="wi_1", down="wo")
     norms = ("pre_mlp_layer_norm", "pre_attention_layer_norm")
     layer = Layer((attention, feed), tuple(each for name in norms for each in parts.norm(name, hidden)))
-    rows = own.integer("max_num_patches")
     tensors = (
-        *parts.linear("embeddings.patch_projection", hidden, own.integer("patch_embed_hidden_size"), bias=True),
+        *parts.linear("embeddings.patch_projection", hidden, width, bias=True),
         *parts.embedding("embeddings.row_embedder", rows, hidden, slot="position"),
         *parts.embedding("embeddings.column_embedder", rows, hidden, slot="position"),
         *parts.norm("layernorm", hidden),
     )
-    edge = round((own.integer("patch_embed_hidden_size") / 3) ** 0.5)
+    edge = max(round((width / 3) ** 0.5), 1)
     image = ImageInput(patch_size=(edge, edge), image_size=(edge, edge * rows))
-    vision = tower_of(own, "vision_model", layer, tensors=tensors, layers_name="encoder.layer", image=image)
+    return tower_of(cfg, prefix, layer, tensors=tensors, layers_name="encoder.layer", image=image)
+
+
+@model("kosmos-2.5")
+def kosmos_2_5(cfg: Config, class_name: str) -> Built:
+    """Kosmos-2.5 [3]_ with Pix2Struct's tower."""
+    own = cfg.nested("vision_config")
+    vision = row_column_tower(
+        own, "vision_model", rows=own.integer("max_num_patches"), head_dim=own.integer("head_dim"),
+        inner=own.integer("intermediate_size"),
+    )  # fmt: skip
     return kosmos(cfg, class_name, vision, inner_norm=False, segments=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vrameter.model import parts
-from vrameter.model.architecture import Component, Tensors, joined
+from vrameter.model.architecture import Component, Tensor, Tensors, joined
 from vrameter.model.config import Config
 from vrameter.model.families.encoder_decoder import language_head
 from vrameter.model.families.encoder_heads import is_bare, linear, task_of
@@ -89,6 +89,11 @@ def t5gemma2(cfg: Config, class_name: str) -> Built:
 # -- DiffusionGemma ------------------------------------------------------------------------------------
 
 
+def is_shared(tensor: Tensor) -> bool:
+    """Say whether the two sides of DiffusionGemma share a tensor: scalars and biases are each side's own."""
+    return not tensor.buffer and not tensor.name.endswith(".bias")
+
+
 @model("diffusion_gemma")
 def diffusion_gemma(cfg: Config, class_name: str) -> Built:
     """DiffusionGemma: Gemma 4's layers read the prompt, and the same weights refine a canvas of tokens."""
@@ -98,8 +103,16 @@ def diffusion_gemma(cfg: Config, class_name: str) -> Built:
     )
     body = gemma4_text(text, joined(base, "decoder"))
     hidden, inner = text.hidden_size, text.integer("intermediate_size")
+    is_tied = cfg.flag("tie_word_embeddings", True)
     own, twins = joined(base, "decoder"), joined(base, "encoder.language_model")
-    shared = tuple(twins + name.removeprefix(own) for name, _, tensor in body.named_tensors() if not tensor.buffer)
+    shared = tuple(
+        twins + name.removeprefix(own) for name, _, tensor in body.named_tensors() if is_tied and is_shared(tensor)
+    )
+    separate: Tensors = tuple(
+        tensor._replace(name=joined("language_model", name.removeprefix(own).removeprefix(".")))
+        for name, _, tensor in body.named_tensors()
+        if not (is_tied and is_shared(tensor))
+    )
     condition = parts.mlp(
         hidden_size=hidden, intermediate_size=inner, name="self_conditioning",
         extra=parts.norm("self_conditioning.pre_norm", hidden),
@@ -111,14 +124,9 @@ def diffusion_gemma(cfg: Config, class_name: str) -> Built:
     joint = Component(
         kind="projector", name="projector", hidden_size=hidden, tensors=matrix, prefix=joined(encoder, "embed_vision")
     )
-    scalars: Tensors = tuple(
-        tensor
-        for index in range(len(body.layers))
-        for tensor in parts.buffer(f"language_model.layers.{index}.layer_scalar", 1)
-    )
-    twin = Component(kind="other", name="encoder's scalars", hidden_size=hidden, tensors=scalars, prefix=encoder)
+    twin = Component(kind="other", name="encoder's own", hidden_size=hidden, tensors=separate, prefix=encoder)
     components = (body, seen, *rest, joint, twin)
-    last = head_of(body, is_tied=cfg.flag("tie_word_embeddings", True)) if base else Built(())
+    last = head_of(body, is_tied=is_tied) if base else Built(())
     return Built((*components, *last.components), tied=(*shared, *last.tied))
 
 

@@ -155,7 +155,7 @@ def qwen2_vl(cfg: Config, class_name: str) -> Built:
     return vision_language(cfg, class_name, tower="visual", text_ties=True)
 
 
-@model("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp", "exaone4_5", "cohere_compass")
+@model("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp", "exaone4_5", "cohere_compass", "cosmos3_omni")
 def qwen3_vl(cfg: Config, class_name: str) -> Built:
     """Qwen3-VL, Qwen3.5, EXAONE 4.5 and North: the tower brings images to the decoder's width itself."""
     return vision_language(cfg, class_name, tower="visual")

@@ -166,7 +166,8 @@ def modernvbert(cfg: Config, class_name: str) -> Built:
     components = (body, seen, *rest, joint)
     if not base:
         return Built(components)
-    task, tied = task_of(class_name), ()
+    task = task_of(class_name)
+    tied: tuple[str, ...] = ()
 
     def prediction(name: str) -> Tensors:
         if ultra:

@@ -102,6 +102,12 @@ def vit(cfg: Config, prefix: str, *, classifies: bool = False) -> Component:
     return vit_model(cfg, prefix, pools=not classifies)
 
 
+@tower("vit_mae", base="vit")
+def vit_mae(cfg: Config, prefix: str, *, classifies: bool = False) -> Component:
+    """ViT-MAE's encoder."""
+    return vit_model(cfg, prefix, pools=False)
+
+
 @tower("deit", base="deit", heads=image_heads())
 def deit(cfg: Config, prefix: str, *, classifies: bool = False) -> Component:
     """DeiT: a second token that learns from a teacher."""

@@ -32,7 +32,6 @@ EXCEPTIONS: dict[str, str] = {
 }
 # Types that transformers does not build from a config of its own making, with the reason.
 NOT_BUILT: dict[str, str] = {
-    "cohere_compass_text": "needs rotary parameters for each kind of layer",
     "dbrx": "its attention's config lacks what the class reads",
     "fast_vlm": "needs timm and an imaging library",
     "gemma3n": "needs timm and an imaging library",
@@ -40,6 +39,7 @@ NOT_BUILT: dict[str, str] = {
     "hunyuan_vl": "its nested config lacks head_dim",
     "qwen4_exp": "its nested config lacks widths of its linear attention",
     "qwen4_exp_text": "needs widths of its linear attention",
+    "t5gemma2_encoder": "its nested config lacks a dropout rate; compared inside t5gemma2",
     "voxtral_realtime_text": "no public class; compared inside voxtral_realtime",
 }
 

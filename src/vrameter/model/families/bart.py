@@ -182,7 +182,7 @@ def mvp(cfg: Config, prefix: str) -> Component:
 
 
 def _nllb_perceptron(cfg: Config, inner: int, sparse: bool) -> FeedForward:
-    hidden, count = cfg.hidden_size, cfg.integer("num_experts")
+    hidden, count = cfg.hidden_size, cfg.layers("num_experts")
     if not sparse:
         return parts.mlp(
             hidden_size=hidden, intermediate_size=inner, gated=False, bias=True, name="ffn", up="fc1", down="fc2"

@@ -81,7 +81,7 @@ def residual_stack(cfg: Config, ratios: list[int], make: Make, *, decoder: bool,
     def recurrent() -> Tensors:
         return lstm(f"layers.{index}.lstm", inputs=widest, hidden_size=widest, num_layers=memory)
 
-    blocks = cfg.integer("num_residual_layers", least=0)
+    blocks = cfg.layers("num_residual_layers", least=0)
     if decoder:
         tensors += make("layers.0", widest, hidden, first)
         index = 1
@@ -147,7 +147,7 @@ def encodec(cfg: Config, prefix: str) -> Components:
         )
 
     ratios = cfg.integers("upsampling_ratios", least=1)
-    hidden, memory = cfg.hidden_size, cfg.integer("num_lstm_layers", least=0)
+    hidden, memory = cfg.hidden_size, cfg.layers("num_lstm_layers", least=0)
     rate, entries = cfg.integer("sampling_rate", CODEC_RATE), cfg.integer("codebook_size")
     width = cfg.integer("codebook_dim", hidden)
     books = [
@@ -250,9 +250,9 @@ def mimi(cfg: Config, prefix: str) -> Components:
     """Mimi [2]_: codes of meaning and of sound in codebooks of their own."""
     hidden, width = cfg.hidden_size, cfg.integer("vector_quantization_hidden_dimension")
     entries, size = cfg.integer("codebook_size"), cfg.integer("codebook_dim", hidden)
-    meaning = cfg.integer("num_semantic_quantizers")
+    meaning = cfg.layers("num_semantic_quantizers")
     tensors: Tensors = ()
-    for kind, count in (("semantic", meaning), ("acoustic", cfg.integer("num_quantizers") - meaning)):
+    for kind, count in (("semantic", meaning), ("acoustic", cfg.layers("num_quantizers") - meaning)):
         name = f"quantizer.{kind}_residual_vector_quantizer"
         if width != hidden:
             tensors += parts.conv(f"{name}.input_proj", width, hidden, 1, bias=False)

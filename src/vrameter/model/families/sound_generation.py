@@ -19,7 +19,7 @@ MUSIC = Style(bias=False, mlp_bias=False, table=False, final_norm="layer_norm")
 
 
 def _music_decoder(cfg: Config, prefix: str, *, crosses: bool) -> Component:
-    books, entries = cfg.integer("num_codebooks"), cfg.vocab_size
+    books, entries = cfg.layers("num_codebooks"), cfg.vocab_size
     tables = tuple(
         tensor
         for index in range(books)

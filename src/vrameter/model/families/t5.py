@@ -63,7 +63,7 @@ def _perceptron(cfg: Config, name: str) -> FeedForward:
 
 
 def _switch(cfg: Config, name: str, sparse: bool) -> FeedForward:
-    hidden, inner, count = cfg.integer("d_model"), cfg.integer("d_ff"), cfg.integer("num_experts")
+    hidden, inner, count = cfg.integer("d_model"), cfg.integer("d_ff"), cfg.layers("num_experts")
     if not sparse:
         return parts.mlp(
             hidden_size=hidden, intermediate_size=inner, gated=False, name=f"{name}.mlp", up="wi", down="wo"

@@ -325,7 +325,7 @@ def udop(cfg: Config, class_name: str) -> Built:
     """UDOP [5]_: T5 whose encoder reads patches and words by their place on the page."""
     hidden, heads = cfg.integer("d_model"), cfg.integer("num_heads")
     buckets, places = cfg.integer("relative_attention_num_buckets"), cfg.integer("max_2d_position_embeddings")
-    count = len(cfg.sequence("relative_bias_args") or [])
+    count = len(cfg.sequence("relative_bias_args", ("1d", "horizontal", "vertical")))
     alone = class_name.endswith("EncoderModel")
     names = ("encoder",) if alone else ("encoder", "decoder")
     first = 0 if class_name.endswith("UdopModel") or not cfg.tied else 1  # the others share the first layer's biases

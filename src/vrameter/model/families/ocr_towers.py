@@ -26,12 +26,18 @@ from vrameter.model.families.vision_towers import sam_layers, sam_tower
 QUERIES = {768: 144, 1024: 256}
 
 
+def shrunk_channels(cfg: Config) -> list[int]:
+    """Return the channels after each of the two convolutions behind SAM's neck."""
+    last = 896 if cfg.model_type.startswith("deepseek_ocr2") else 1024
+    return listed_sizes(cfg, "downsample_channels", 2, [512, last])[:2]
+
+
 @tower("deepseek_ocr2_sam_vision_model", "unlimited_ocr_sam_vision_model")
 def sam_shrunk(cfg: Config, prefix: str) -> Component:
     """SAM's tower with two convolutions behind its neck, each of which halves the edges."""
     own, numbers = sam_layers(cfg)
     body = sam_tower(own, prefix, global_layers=numbers)
-    narrow, wide = listed_sizes(cfg, "downsample_channels", 2, [512, 1024])[:2]
+    narrow, wide = shrunk_channels(cfg)
     shrinking = (
         *parts.conv("proj.conv1", narrow, cfg.integer("output_channels"), 3, 3, bias=False),
         *parts.conv("proj.conv2", wide, narrow, 3, 3, bias=False),
@@ -97,7 +103,7 @@ def deepseek_ocr2(cfg: Config, class_name: str) -> Built:
     width = vision.nested("encoder_config").hidden_size
     newer = cfg.model_type == "unlimited_ocr"
     if newer:
-        width += listed_sizes(vision.nested("sam_config"), "downsample_channels", 2, [512, 1024])[1]
+        width += shrunk_channels(vision.nested("sam_config"))[1]
 
     def projector(own: Config, seen: Component, body: Component) -> Tensors:
         return parts.linear("multi_modal_projector", body.hidden_size, width, bias=True, role="projector")

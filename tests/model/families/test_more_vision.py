@@ -64,7 +64,16 @@ BUILT = [
 # The same of classes that do not assume all they need.
 COMPLETED: list[tuple[dict[str, Any], str, int, int]] = [
     (
-        {"model_type": "pi0", "vlm_config": {"model_type": "paligemma", "vision_config": {"intermediate_size": 4304}}},
+        {
+            "model_type": "pi0",
+            "vlm_config": {
+                "model_type": "paligemma",
+                "vision_config": {
+                    "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
+                    "patch_size": 14, "vision_use_head": False,
+                },
+            },
+        },
         "PI0ForConditionalGeneration", 3_501_372_176, 777,
     ),
     (

@@ -34,6 +34,8 @@ EXCEPTIONS: dict[str, str] = {
 NOT_BUILT: dict[str, str] = {
     "dbrx": "its attention's config lacks what the class reads",
     "fast_vlm": "needs timm and an imaging library",
+    "gemma4_assistant": "transformers refuses a model all of whose layers read another's cache",
+    "gemma4_unified_assistant": "transformers refuses a model all of whose layers read another's cache",
     "gemma3n": "needs timm and an imaging library",
     "gemma3n_vision": "needs timm",
     "hunyuan_vl": "its nested config lacks head_dim",

@@ -92,6 +92,17 @@ def clip_vision_model(cfg: Config, prefix: str) -> Component:
     return clip_vision(cfg, prefix)
 
 
+@tower("mlcd", "mlcd_vision_model")
+def mlcd_vision(cfg: Config, prefix: str) -> Component:
+    """MLCD's tower: CLIP's with computed positions, and one learned for the class token."""
+    body = clip_vision(cfg, prefix)
+    kept = tuple(tensor for tensor in body.tensors if tensor.slot != "position")
+    place = parts.parameter(
+        "class_pos_emb", 1, cfg.hidden_size // cfg.num_heads // 2, role="embedding", slot="position"
+    )
+    return replace(body, tensors=(*kept, *place))
+
+
 @tower("clip_text_model", "metaclip_2_text_model", heads=projected)
 def clip_text_model(cfg: Config, prefix: str) -> Component:
     """CLIP's text tower."""

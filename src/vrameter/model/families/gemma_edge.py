@@ -20,7 +20,7 @@ from vrameter.model import parts
 from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Tensors, joined
 from vrameter.model.config import Config
 from vrameter.model.families.gemma import SANDWICH
-from vrameter.model.families.registry import LayerScope, decoder, layer_scopes, stack
+from vrameter.model.families.registry import LayerScope, decoder, layer_scopes, stack, tower
 
 
 class Kind(NamedTuple):
@@ -43,7 +43,7 @@ def scopes_of(cfg: Config, period: int, *, ends_whole: bool) -> list[LayerScope]
 def sharing(cfg: Config) -> list[bool]:
     """Return which layers read the keys and values of an earlier one: the last `num_kv_shared_layers`."""
     count = cfg.num_layers
-    shared = cfg.integer("num_kv_shared_layers", 0, least=0, most=count - 1)
+    shared = cfg.integer("num_kv_shared_layers", 0, least=0, most=count)
     return [index >= count - shared for index in range(count)]
 
 
@@ -222,3 +222,36 @@ def gemma4_text(cfg: Config, prefix: str) -> Component:
         return Layer((attention, feed, *((mixture,) if mixture else ())), around)
 
     return edge_decoder(cfg, prefix, stack(kinds, build), per_layer_tables(cfg, width) if width else ())
+
+
+@tower("embedding_gemma2_text")
+def embedding_gemma2_text(cfg: Config, prefix: str) -> Component:
+    """EmbeddingGemma 2: Gemma 4's layers that see both ways, short vectors without a table, a matrix at the end."""
+    hidden, width, count = cfg.hidden_size, per_layer_width(cfg), cfg.num_layers
+    scopes = scopes_of(cfg, 6, ends_whole=True)
+    kinds = [
+        Kind(
+            ("encoder", scope[1]),
+            False,
+            own.get("head_dim") or cfg.head_dim,
+            own.get("num_key_value_heads") or cfg.num_kv_heads,
+            cfg.integer("intermediate_size"),
+        )
+        for scope, own in zip(scopes, overrides(cfg, scopes), strict=True)
+    ]
+    around = (
+        *norms(cfg, SANDWICH),
+        *parts.below("ple_block", per_layer_reading(cfg, width)),
+        *parts.buffer("layer_scalar", 1),
+    )
+
+    def build(kind: Kind) -> Layer:
+        feed = parts.mlp(hidden_size=hidden, intermediate_size=kind.intermediate_size)
+        return Layer((edge_attention(cfg, kind), feed), around)
+
+    tensors = (
+        *parts.linear("ple.per_layer_model_projection", count * width, hidden),
+        *parts.norm("ple.per_layer_projection_norm", width),
+        *parts.linear("embedding_projection", cfg.integer("embedding_dim"), hidden, role="head"),
+    )
+    return edge_decoder(cfg.over(use_bidirectional_attention="all"), prefix, stack(kinds, build), tensors)

@@ -238,9 +238,9 @@ def whole(
 ENCODER_FREE = ("gemma4_unified_vision", "gemma4_unified_audio")
 
 
-@model("gemma4", "gemma4_unified")
+@model("gemma4", "gemma4_unified", "embedding_gemma2")
 def gemma4(cfg: Config, class_name: str) -> Built:
-    """Gemma 4 with the towers that its config has; the unified ones have a projection of raw patches instead."""
+    """Gemma 4 or EmbeddingGemma 2 with the towers that its config has; the unified ones have a projection of raw patches instead."""
 
     def bridge(own: Config, seen: Component | None, body: Component, prefix: str) -> Component:
         if seen is None:

@@ -130,6 +130,28 @@ def diffusion_gemma(cfg: Config, class_name: str) -> Built:
     return Built((*components, *last.components), tied=(*shared, *last.tied))
 
 
+# -- assistants ----------------------------------------------------------------------------------------
+
+
+@model("gemma4_assistant", "gemma4_unified_assistant")
+def gemma4_assistant(cfg: Config, class_name: str) -> Built:
+    """Gemma 4's assistants, which write ahead: all layers read the keys and values of the model that they help."""
+    text = cfg.nested("text_config", "gemma4_text" if cfg.model_type == "gemma4_assistant" else "gemma4_unified_text")
+    own = text.over(num_kv_shared_layers=text.num_layers, hidden_size_per_layer_input=0)
+    body = gemma4_text(own, "model")
+    hidden, wide, vocab = body.hidden_size, cfg.integer("backbone_hidden_size"), body.vocab_size
+    tensors = (
+        *parts.linear("pre_projection", hidden, 2 * wide, role="projector"),
+        *parts.linear("post_projection", wide, hidden, role="projector"),
+    )
+    if cfg.flag("use_ordered_embeddings", False):
+        tensors += parts.linear("masked_embedding.centroids", cfg.integer("num_centroids"), hidden, role="head")
+        tensors += parts.buffer("masked_embedding.token_ordering", vocab)
+    joint = Component(kind="projector", name="projector", hidden_size=hidden, tensors=tensors)
+    last = head_of(body, is_tied=cfg.flag("tie_word_embeddings", True))
+    return Built((body, joint, *last.components), tied=last.tied)
+
+
 # -- pi0 -----------------------------------------------------------------------------------------------
 
 

@@ -47,6 +47,10 @@ BUILT = [
     ("inkling_mm_model", "InklingForConditionalGeneration", 1_740_191_689_202, 1506),
     ("inkling2", "Inkling2ForConditionalGeneration", 594_050_623_488, 1514),
     ("dots3_note", "Dots3NoteForConditionalGeneration", 287_309_195_008, 1727),
+    ("pvt", "PvtForImageClassification", 13_229_288, 177),
+    ("levit", "LevitForImageClassification", 8_443_938, 393),
+    ("mlcd", "MLCDVisionModel", 1_842_349_748, 775),
+    ("embedding_gemma2_text", "EmbeddingGemma2TextModel", 271_002_624, 413),
     ("regnet", "RegNetForImageClassification", 19_559_834, 516),
     ("mobilenet_v1", "MobileNetV1ForImageClassification", 3_209_026, 164),
     ("mobilenet_v2", "MobileNetV2ForImageClassification", 2_226_434, 314),
@@ -121,6 +125,35 @@ def test_every_one_gives_an_estimate(row: tuple[Any, str, int, int]) -> None:
     config = row[0] if isinstance(row[0], dict) else {"model_type": row[0]}
     found = vrameter.estimate({"model": {"config": {**config, "architectures": [row[1]]}}})
     assert found["devices"][0]["peak"]["used_bytes"] > 2 * row[2]
+
+
+def test_kimi_vl_under_its_own_names() -> None:
+    """Kimi-VL-A3B by its published config: 16.4 billion parameters, of which the tower is MoonViT's 0.4. [model card]."""
+    text = {
+        "model_type": "deepseek_v3", "hidden_size": 2048, "intermediate_size": 11264, "moe_intermediate_size": 1408,
+        "num_hidden_layers": 27, "num_attention_heads": 16, "n_routed_experts": 64, "n_shared_experts": 2,
+        "num_experts_per_tok": 6, "first_k_dense_replace": 1, "kv_lora_rank": 512, "q_lora_rank": None,
+        "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "vocab_size": 163840,
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+    vision = {
+        "model_type": "moonvit", "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27,
+        "num_attention_heads": 16, "patch_size": 14, "init_pos_emb_height": 64, "init_pos_emb_width": 64,
+        "merge_kernel_size": [2, 2],
+    }  # fmt: skip
+    found = read_config({"model_type": "kimi_vl", "text_config": text, "vision_config": vision})
+    tower = found.component("vision")
+    assert round(found.num_params / 1e9, 1) == 16.4
+    assert tower is not None
+    assert tower.image is not None
+    assert round(tower.num_params / 1e9, 1) == 0.4
+    assert tower.image.tokens_of(896, 896) == 32 * 32
+    names = {name for name, _, _ in found.named_tensors()}
+    assert {
+        "language_model.lm_head.weight",
+        "vision_tower.encoder.blocks.26.wqkv.bias",
+        "multi_modal_projector.pre_norm.bias",
+    } <= names
 
 
 def test_names_are_unique() -> None:

@@ -6,10 +6,12 @@ vision tower. Kimi Linear follows the class of transformers 5.23, K3 the names o
 References
 ----------
 .. [1] Kimi Team, "Kimi Linear: An Expressive, Efficient Attention Architecture", 2025, arXiv:2510.26692.
+.. [2] Kimi Team, "Kimi-VL Technical Report", 2025, arXiv:2504.07491.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from vrameter.model import mixers, parts
@@ -28,7 +30,9 @@ from vrameter.model.families.mixture import (
     untied_head,
     with_next_token,
 )
-from vrameter.model.families.registry import Built, decoder, model, stack
+from vrameter.model.families.registry import Built, decoder, entry, model, stack, tower, within
+from vrameter.model.families.vision_parts import first, pair
+from vrameter.model.image_input import PaddedGrid
 
 
 def delta_attention(cfg: Config, own: Config, *, flat_decay: bool = False) -> Recurrent:
@@ -223,6 +227,43 @@ def vision_tower(cfg: Config, prefix: str) -> Component:
         prefix=prefix,
         layers_prefix=joined(prefix, "encoder.blocks"),
     )
+
+
+@tower("moonvit")
+def moonvit(cfg: Config, prefix: str) -> Component:
+    """MoonViT [2]_: a grid that follows the image, four patches to a token."""
+    sizes = {name: cfg.integer(name) for name in ("hidden_size", "intermediate_size", "num_attention_heads")}
+    own = cfg.over(**{f"vt_{name}": size for name, size in sizes.items()}, vt_num_hidden_layers=cfg.num_layers)
+    # Most patches of an image by the processor's published files. [preprocessor_config.json of Kimi-VL-A3B-Instruct]
+    image = PaddedGrid(
+        patch_size=pair(cfg, "patch_size"), merge=first(cfg, "merge_kernel_size", 2), budget=4096, longest=512
+    )
+    return replace(vision_tower(own, prefix), image=image)
+
+
+@model("kimi_vl")
+def kimi_vl(cfg: Config, class_name: str) -> Built:
+    """Kimi-VL [2]_: MoonViT, a norm, two layers on four patches, and a whole DeepSeek-V3 with its head."""
+    from vrameter.model.read import build
+
+    text, vision = cfg.nested("text_config", "deepseek_v3"), cfg.nested("vision_config", "moonvit")
+    found = entry(text.model_type)
+    if found is None or found.kind != "decoder":
+        raise text.fail(
+            "model_type", "'%(value)s' is not a kind of network that can stand here.", value=text.model_type
+        )
+    language = within("language_model", build(text, found, "ForCausalLM"))
+    seen, hidden = moonvit(vision, "vision_tower"), text.hidden_size
+    merged = seen.hidden_size * prod(vision.integers("merge_kernel_size", [2, 2], least=1))
+    bridge = (
+        *parts.norm("pre_norm", seen.hidden_size, bias=True),
+        *parts.linear("linear_1", merged, merged, bias=True, role="projector"),
+        *parts.linear("linear_2", hidden, merged, bias=True, role="projector"),
+    )
+    joint = Component(
+        kind="projector", name="projector", hidden_size=hidden, tensors=bridge, prefix="multi_modal_projector"
+    )
+    return Built((*language.components, seen, joint), tied=language.tied)
 
 
 @model("kimi_k3")

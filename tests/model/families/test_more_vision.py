@@ -49,7 +49,7 @@ BUILT = [
     ("dots3_note", "Dots3NoteForConditionalGeneration", 287_309_195_008, 1727),
     ("pvt", "PvtForImageClassification", 13_229_288, 177),
     ("levit", "LevitForImageClassification", 8_443_938, 393),
-    ("mlcd", "MLCDVisionModel", 1_842_349_748, 775),
+    ("mlcd_vision_model", "MLCDVisionModel", 1_842_349_748, 775),
     ("embedding_gemma2_text", "EmbeddingGemma2TextModel", 271_002_624, 413),
     ("regnet", "RegNetForImageClassification", 19_559_834, 516),
     ("mobilenet_v1", "MobileNetV1ForImageClassification", 3_209_026, 164),

@@ -229,6 +229,7 @@ def embedding_gemma2_text(cfg: Config, prefix: str) -> Component:
     """EmbeddingGemma 2: Gemma 4's layers that see both ways, short vectors without a table, a matrix at the end."""
     hidden, width, count = cfg.hidden_size, per_layer_width(cfg), cfg.num_layers
     scopes = scopes_of(cfg, 6, ends_whole=True)
+    wide = cfg.over(attention_k_eq_v=True, num_global_key_value_heads=cfg.integer("num_global_key_value_heads", 1))
     kinds = [
         Kind(
             ("encoder", scope[1]),
@@ -237,7 +238,7 @@ def embedding_gemma2_text(cfg: Config, prefix: str) -> Component:
             own.get("num_key_value_heads") or cfg.num_kv_heads,
             cfg.integer("intermediate_size"),
         )
-        for scope, own in zip(scopes, overrides(cfg, scopes), strict=True)
+        for scope, own in zip(scopes, overrides(wide, scopes), strict=True)
     ]
     around = (
         *norms(cfg, SANDWICH),

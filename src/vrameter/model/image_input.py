@@ -330,6 +330,55 @@ class Tiles(ImageInput):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TilesAndOverview(Tiles):
+    """Tiles beside an overview of another size, and no tiles where the image is no larger than one (DeepSeek-OCR).
+
+    Parameters
+    ----------
+    overview_size
+        Height and width of the overview. [pixels]
+    row_marks
+        Tokens at the end of each row of tokens.
+    """
+
+    overview_size: Size
+    row_marks: int = 0
+    overview: bool = False
+
+    def arrangement(self, height: int, width: int) -> Size:
+        """Return rows and columns of tiles."""
+        if max(height, width) <= self.image_size[0]:
+            return 0, 0
+        return _arrangement(self.fit, height, width, self.image_size, self.min_tiles, self.max_tiles)
+
+    def patches_of(self, height: int, width: int) -> int:
+        rows, columns = self.arrangement(height, width)
+        whole = (self.overview_size[0] // self.patch_size[0]) * (self.overview_size[1] // self.patch_size[1])
+        return rows * columns * self.grid_patches + whole
+
+    def tokens_of(self, height: int, width: int) -> int:
+        """Return the tokens of the decoder.
+
+        Examples
+        --------
+        Six tiles of 144 tokens, an overview of 256, a mark between them:
+
+        >>> rule = TilesAndOverview(
+        ...     patch_size=(16, 16), image_size=(768, 768), overview_size=(1024, 1024), merge=4, min_tiles=2, max_tiles=6,
+        ...     extra_tokens=1,
+        ... )
+        >>> rule.tokens_of(1536, 2304), rule.tokens_of(640, 640)
+        (1121, 257)
+        """
+        rows, columns = self.arrangement(height, width)
+        edge = self.patch_size[0] * self.merge
+        down, right = rows * (self.image_size[0] // edge), columns * (self.image_size[1] // edge)
+        above, beside = self.overview_size[0] // edge, self.overview_size[1] // edge
+        marks = self.row_marks
+        return down * (right + marks) + above * (beside + marks) + self.extra_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Canvases(ImageInput):
     """Tiles on one of a list of canvases, the padding cut off, a mark after each row, and an overview [2]_.
 
@@ -437,4 +486,13 @@ def _arrangement(fit: str, height: int, width: int, tile: Size, least: int, most
     return best
 
 
-__all__ = ["AreaBounded", "Canvases", "EdgeBounded", "ImageInput", "PaddedGrid", "PatchBudget", "Tiles"]
+__all__ = [
+    "AreaBounded",
+    "Canvases",
+    "EdgeBounded",
+    "ImageInput",
+    "PaddedGrid",
+    "PatchBudget",
+    "Tiles",
+    "TilesAndOverview",
+]

@@ -190,6 +190,8 @@ def test_blip_looks_at_the_image_in_every_layer() -> None:
         ("florence2", 768, 768, 24 * 24 + 1),
         ("granite_docling", 512, 512, 8 * 8),
         ("nemotron_h_omni", 1024, 1024, 32 * 32),
+        ("unlimited_ocr", 600, 600, 16 * 17 + 1),  # no larger than a tile: the overview alone
+        ("unlimited_ocr", 1280, 1280, 20 * 21 + 16 * 17 + 1),
     ],
 )
 def test_tokens_of_an_image(model_type: str, height: int, width: int, tokens: int) -> None:

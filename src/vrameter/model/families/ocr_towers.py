@@ -21,9 +21,12 @@ from vrameter.model.families.multimodal import vision_language
 from vrameter.model.families.registry import Built, LayerScope, decoder, model, tower
 from vrameter.model.families.vision_parts import listed_sizes
 from vrameter.model.families.vision_towers import sam_layers, sam_tower
+from vrameter.model.image_input import ImageInput, TilesAndOverview
 
 # Learned queries for the two sizes of image that DeepSeek-OCR 2 reads. [transformers 5.23 modeling_deepseek_ocr2]
 QUERIES = {768: 144, 1024: 256}
+# Size of the overview by the processors' classes. [transformers 5.23 image_processing_deepseek_ocr2, _unlimited_ocr]
+OVERVIEW = (1024, 1024)
 
 
 def shrunk_channels(cfg: Config) -> list[int]:
@@ -114,4 +117,12 @@ def deepseek_ocr2(cfg: Config, class_name: str) -> Built:
             tensors += parts.parameter("image_newline", body.hidden_size)
         return (Component(kind="projector", name="marks", hidden_size=body.hidden_size, tensors=tensors, prefix=base),)
 
-    return vision_language(cfg, class_name, projector=projector, projector_name="", others=marks)
+    def tiled(own: Config, seen: Component) -> ImageInput:
+        assert seen.image is not None
+        tile, most = (640, 32) if newer else (768, 6)
+        return TilesAndOverview(
+            patch_size=seen.image.patch_size, image_size=(tile, tile), overview_size=OVERVIEW, merge=4, min_tiles=2,
+            max_tiles=most, extra_tokens=1, row_marks=1 if newer else 0,
+        )  # fmt: skip
+
+    return vision_language(cfg, class_name, projector=projector, projector_name="", imaging=tiled, others=marks)

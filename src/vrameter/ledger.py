@@ -138,8 +138,9 @@ class Peak:
         }
 
 
-HOST = -1
-"""Place of a ledger of host memory."""
+HOST, DISK = -1, -2
+STORES = {HOST: "host", DISK: "disk"}
+"""Places of ledgers of host memory and of the disk, and what a response calls them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class Ledger:
     holds
         Which part of a model that several share.
     place
-        Which of the request's devices it is, where they differ; `HOST` for host memory.
+        Which of the request's devices it is, where they differ; `HOST` for host memory, `DISK` for the disk.
     """
 
     phases: tuple[str, ...]

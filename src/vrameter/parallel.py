@@ -230,6 +230,15 @@ def layer_split(
     return tuple(_with_pieces(architecture, share) for share in shares)
 
 
+@remembered
+def placed(architecture: Architecture, places: tuple[int, ...]) -> dict[int, Architecture]:
+    """Return what each place holds, given where each of `pieces` goes."""
+    held: dict[int, list[tuple[Component, int | None]]] = {}
+    for piece, place in zip(pieces(architecture), places, strict=True):
+        held.setdefault(place, []).append(piece)
+    return {place: _with_pieces(architecture, share) for place, share in held.items()}
+
+
 def smallest_bound(sizes: list[int], parts: int) -> int:
     """Return the least size into which a sequence can be cut in order so that no part is larger.
 

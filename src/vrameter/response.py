@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
 from vrameter.spec import DeviceSpec, Parallelism, Request, parse
@@ -64,6 +66,10 @@ def estimate(request: Mapping[str, Any] | Request) -> Response:
     ask = parse(request)
     model = resolve(ask.model, quantization=ask.quantization, online=ask.online)
     device, count = _devices(ask)
+    if ask.engine is None:
+        from vrameter.engines.choice import default_engine
+
+        ask = msgspec.structs.replace(ask, engine=default_engine(ask, model.architecture, device))
     if ask.method == "rule-of-thumb" or model.architecture is None:
         return _by_rule(ask, model, device, count)
     return _by_architecture(ask, model, _kinds(ask, device, count), count)
@@ -116,6 +122,7 @@ def _kinds(ask: Request, device: Device | None, count: int) -> list[tuple[int, D
     from vrameter.engines import SPLITS_UNEVENLY
     from vrameter.settings import canonical
 
+    assert ask.engine is not None
     if canonical(ask.engine) not in SPLITS_UNEVENLY:
         raise RequestError(
             tr("device: %(engine)s is modelled on devices of one kind.", engine=ask.engine),
@@ -127,10 +134,11 @@ def _kinds(ask: Request, device: Device | None, count: int) -> list[tuple[int, D
 
 def _by_architecture(ask: Request, model: Model, kinds: list[tuple[int, Device]], count: int) -> Response:
     from vrameter.engines import Ask, engine
-    from vrameter.ledger import HOST
+    from vrameter.ledger import STORES
 
     architecture = model.architecture
     assert architecture is not None
+    assert ask.engine is not None
     device = kinds[0][1] if kinds else None
     if model.described:
         module = engine(ask.engine, ask.task)
@@ -143,8 +151,8 @@ def _by_architecture(ask: Request, model: Model, kinds: list[tuple[int, Device]]
     if len(kinds) > 1:
         resolved["device"] = "+".join(f"{number}x{kind.id}" if number > 1 else kind.id for number, kind in kinds)
     entries = [
-        {**_device_entry(ledger, None, number), "name": "host"}
-        if ledger.place == HOST
+        {**_device_entry(ledger, None, number), "name": STORES[ledger.place]}
+        if ledger.place in STORES
         else _device_entry(ledger, _at(kinds, ledger.place), number)
         for ledger, number in answer.ledgers
     ]
@@ -349,8 +357,6 @@ def refuse_shape_settings(ask: Request, model: Model) -> None:
 
 def with_model(request: Request, model: object) -> Request:
     """Return the same question about another model."""
-    import msgspec
-
     return msgspec.structs.replace(request, model=model)
 
 

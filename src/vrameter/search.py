@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+MOST_TOKENS, MOST_SEQUENCES = 2**30, 2**20
+
 
 def largest_fitting(headroom: Callable[[int], int], *, most: int, start: int = 1) -> int:
     """Return the largest number from 1 to `most` whose headroom is not negative, 0 where not even 1 has it.

@@ -78,7 +78,7 @@ class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     device: str | DeviceSpec | None = None
     num_devices: Annotated[int, Meta(ge=1, le=65536, description="devices of that kind")] | None = None
     parallelism: Parallelism = Parallelism()
-    engine: str = "transformers"
+    engine: str | None = None
     engine_version: str | None = None
     settings: dict[str, Any] = {}
     online: bool = False

@@ -34,8 +34,10 @@ ENGINES = {
     "tgi": "vrameter.engines.tgi",
     "llama.cpp": "vrameter.engines.llama_cpp",
     "ollama": "vrameter.engines.ollama",
+    "mlx": "vrameter.engines.mlx",
+    "exllama": "vrameter.engines.exllama",
 }
-SPLITS_UNEVENLY = frozenset({"llama.cpp", "ollama"})
+SPLITS_UNEVENLY = frozenset({"transformers", "llama.cpp", "ollama", "exllama"})
 """Engines that share one model among devices of different kinds."""
 
 
@@ -105,6 +107,40 @@ class Answer:
     limits: dict[str, int] = field(default_factory=dict)
     refusal: str = ""
     warnings: tuple[str, ...] = ()
+
+
+DEFAULT_CONTEXT = 8192
+
+
+def default_length(architecture: Architecture, asked: int | None, warnings: list[str]) -> int:
+    """Return the tokens of a sequence: as asked, else 8192 or what the model has positions for. [tokens].
+
+    More than that is said in a warning.
+    """
+    limit = architecture.main.max_positions
+    if asked is None:
+        return min(DEFAULT_CONTEXT, limit) if limit else DEFAULT_CONTEXT
+    if limit and asked > limit:
+        warnings.append(
+            tr(
+                "context_length %(value)s is beyond the %(limit)s positions that the model's config states.",
+                value=asked,
+                limit=limit,
+            )
+        )
+    return asked
+
+
+def held_layers(share: Architecture) -> str:
+    """Return what a device holds: the layers of each component, the names of parts without any."""
+    parts = []
+    for component in share.loaded:
+        if component.layers:
+            first = component.first_layer
+            parts.append(f"{component.name} {first}-{first + len(component.layers) - 1}")
+        elif component.tensors:
+            parts.append(component.name)
+    return ", ".join(parts)
 
 
 def engine(name: str, task: str) -> Any:

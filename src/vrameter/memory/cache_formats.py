@@ -120,6 +120,20 @@ _FORMATS = (
     _same("kivi-2bit", _grouped(2, 32, 4), residual_tokens=128),
 )
 FORMATS = {entry.name: entry for entry in _FORMATS}
+
+
+def grouped_format(
+    name: str, key_bits: int, value_bits: int, *, group: int, extra: int, residual_tokens: int = 0
+) -> CacheFormat:
+    """Return a format of so many bits an element and `extra` bytes for each group, as MLX, ExLlamaV3 and others set them.
+
+    >>> grouped_format("mlx-4bit-g32", 4, 4, group=32, extra=4).pair(128, 128)
+    160
+    """
+    key, value = _grouped(key_bits, group, extra), _grouped(value_bits, group, extra)
+    return CacheFormat(name, key, value, residual_tokens=residual_tokens)
+
+
 ALIASES = {
     "float32": "fp32", "f32": "fp32", "float16": "fp16", "f16": "fp16", "half": "fp16", "bfloat16": "bf16",
     "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "float8_e4m3fn": "fp8", "fp8_inc": "fp8", "turboquant_k3v4": "turboquant_k3v4_nc",

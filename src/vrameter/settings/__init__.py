@@ -19,6 +19,8 @@ INFERENCE = {
     "tgi": ("tgi", "TgiSettings"),
     "llama.cpp": ("llama_cpp", "LlamaCppSettings"),
     "ollama": ("ollama", "OllamaSettings"),
+    "mlx": ("mlx", "MlxSettings"),
+    "exllama": ("exllama", "ExllamaSettings"),
 }
 TRAINING: tuple[str, str] | None = None
 """All training stacks share one struct: the words of the field."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from vrameter.engines import Answer, Ask
+from vrameter.engines import Answer, Ask, held_layers
 from vrameter.engines.transformers.caches import cache_dtype, cache_items, check_cache
 from vrameter.engines.transformers.passes import activation_items
 from vrameter.engines.transformers.shape import Shape, check_parallelism, shape_of
@@ -28,13 +28,12 @@ from vrameter.memory.state_cache import state_bytes_per_sequence
 from vrameter.memory.weights import WeightPlan, weights_bytes
 from vrameter.model.architecture import Architecture
 from vrameter.parallel import layer_split, tensor_share
-from vrameter.search import largest_fitting
+from vrameter.search import MOST_SEQUENCES, MOST_TOKENS, largest_fitting
 from vrameter.settings.transformers import TransformersSettings
 from vrameter.spec import check
 
 GENERATION = ("load", "prefill", "decode")
 ENCODING = ("load", "forward")
-MOST_TOKENS, MOST_SEQUENCES = 2**30, 2**20
 
 
 @dataclass(frozen=True)
@@ -170,18 +169,6 @@ def grouped(ledgers: list[Ledger], copies: int) -> tuple[tuple[Ledger, int], ...
         else:
             found.append((ledger, copies))
     return tuple(found)
-
-
-def held_layers(share: Architecture) -> str:
-    """Return what a device holds: the layers of each component, the names of parts without any."""
-    parts = []
-    for component in share.loaded:
-        if component.layers:
-            first = component.first_layer
-            parts.append(f"{component.name} {first}-{first + len(component.layers) - 1}")
-        elif component.tensors:
-            parts.append(component.name)
-    return ", ".join(parts)
 
 
 def _kv_cache(run: Deployment, shape: Shape) -> dict[str, Any] | None:

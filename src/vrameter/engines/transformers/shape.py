@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vrameter.engines import Ask
+from vrameter.engines import Ask, default_length
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
 from vrameter.model.architecture import Architecture, Attention, Component
 from vrameter.settings.transformers import TransformersSettings
 
-DEFAULT_CONTEXT = 8192
 DEFAULT_ANSWER = 256
 
 
@@ -59,17 +58,7 @@ def shape_of(
     decoder = architecture.decoder
     main = architecture.main
     limit = main.max_positions
-    length = settings.context_length
-    if length is None:
-        length = min(DEFAULT_CONTEXT, limit) if limit else DEFAULT_CONTEXT
-    elif limit and length > limit:
-        warnings.append(
-            tr(
-                "context_length %(value)s is beyond the %(limit)s positions that the model's config states.",
-                value=length,
-                limit=limit,
-            )
-        )
+    length = default_length(architecture, settings.context_length, warnings)
     beams = settings.num_beams
     if decoder is None:
         return Shape(settings.batch_size, length, length, 0, answers=False), {

@@ -1,0 +1,63 @@
+"""Which program runs a model, where the request names none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vrameter.engines import ENGINES
+from vrameter.errors import VrameterError
+from vrameter.settings import struct_of
+
+if TYPE_CHECKING:
+    from vrameter.devices import Device
+    from vrameter.model.architecture import Architecture
+    from vrameter.spec import Request
+
+USUAL = "transformers"
+# first letters of a format's name -> the program that computes on it
+FORMATS = {"gguf": "llama.cpp", "mlx": "mlx", "exl": "exllama"}
+
+
+def default_engine(request: Request, architecture: Architecture | None, device: Device | None = None) -> str:
+    """Return the engine of a request that names none.
+
+    Formats that one program computes on decide: GGUF is llama.cpp's, MLX formats are MLX's, as is a plain 4 or 8 bits
+    on an Apple device, EXL2 and EXL3 are ExLlama's; a pipeline is diffusers'. Everything else is transformers', and so is
+    a request whose settings the other does not know.
+    """
+    if request.task != "inference" or architecture is None:
+        return USUAL
+    found = "diffusers" if architecture.class_name.endswith("Pipeline") else _by_format(request, architecture, device)
+    struct = struct_of(found) if found in ENGINES else None
+    if struct is None or not set(request.settings) <= set(struct.__struct_fields__):
+        return USUAL
+    return found
+
+
+def _by_format(request: Request, architecture: Architecture, device: Device | None) -> str:
+    name = _format_name(request, architecture)
+    if device is not None and device.vendor == "apple" and name in ("int4", "int8"):
+        return "mlx"
+    return next((engine for start, engine in FORMATS.items() if name.startswith(start)), USUAL)
+
+
+def _format_name(request: Request, architecture: Architecture) -> str:
+    """Return the name of the quantisation that is asked for or that the model has; ``gguf`` for a mixture of block types."""
+    if request.quantization is None:
+        config = architecture.quantization_config or {}
+        from vrameter.model.quantization_config import read_quantization_config
+
+        try:
+            return read_quantization_config(config, model_type=architecture.model_type).name if config else ""
+        except VrameterError:  # the engine says what is wrong with it
+            return ""
+    from vrameter.model.schemes import parse
+
+    try:
+        scheme = parse(request.quantization)
+    except VrameterError:
+        return ""
+    return "gguf" if isinstance(scheme, str) else scheme.name if scheme else ""
+
+
+__all__ = ["default_engine"]

@@ -1,10 +1,11 @@
 """What a forward pass without gradients needs beside weights and caches.
 
 PyTorch frees every activation as soon as nothing uses it, so the peak is one layer's: either its feed-forward
-(two residual streams, gate, up and their product) or its attention. The widths were counted at the allocator on
-transformers 5.23 (bf16, SDPA) and are exact for Llama-style blocks, gated and plain, with separate or fused gate and up:
-15,112 bytes a token for hidden size 512, intermediate size 1792, 8 heads, 2 KV heads. Mixtures of experts are within
-1 %. Recurrent mixers depend on whether their fused kernels are installed: an interval.
+(residual streams, gate, up and their product) or its attention. The widths were counted at the allocator on
+transformers 5.23 (bf16, SDPA): Llama-style blocks, gated and plain, with separate or fused gate and up, towers of vision
+and sound, and mixtures of experts are exact to a few bytes a token: 15,112 bytes for hidden size 512, intermediate size
+1792, 8 heads, 2 KV heads. Recurrent mixers depend on whether their fused kernels are installed, and plain perceptrons on
+whether their activation is one operation: intervals.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vrameter.model.architecture import Attention, Component, FeedForward, LatentAttention, Layer, Recurrent, remembered
+
+# Indices, order and weight of a token's copy that goes to an expert, in elements of 16 bits.
+ROUTING = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +29,18 @@ class Widths:
     attention
         While the attention or the recurrent mixer runs. [elements]
     rotary
-        Width of one rotary head: cosines and sines are kept for every token. [elements]
+        Width of one rotary head: cosines and sines are kept for every token; 0 where positions are learned. [elements]
     certain
         Whether every layer is of a kind that was counted at the allocator.
-    recurrent
-        Whether there are recurrent mixers, whose fallback without fused kernels takes about four times as much.
+    widest
+        What the same takes at most: activations of several operations, mixers without their fused kernels. [elements]
     """
 
     feed_forward: int
     attention: int
     rotary: int
     certain: bool
-    recurrent: bool = False
+    widest: int = 0
 
     @property
     def block(self) -> int:
@@ -44,27 +48,41 @@ class Widths:
         return max(self.feed_forward, self.attention)
 
 
-def feed_forward_width(part: FeedForward, hidden_size: int) -> int:
+def feed_forward_width(part: FeedForward, hidden_size: int, *, weighs_in_fp32: bool = False) -> int:
     """Return the elements per token alive while a feed-forward runs. [elements].
 
     Gate and up in one matrix keep both halves until the product is made. Routed copies hold their input beside
     that, then their outputs while these are weighted and put back in order.
+
+    Parameters
+    ----------
+    weighs_in_fp32
+        Whether experts' outputs are multiplied by weights in fp32, which makes them twice as wide.
     """
     fused = any(tensor.slot == "gate_up" for tensor in part.tensors)
     used = (4 if fused else 3) if part.gated else 2
     if not part.num_experts:
         return 4 * hidden_size + used * part.intermediate_size
-    inside = max(hidden_size + used * part.intermediate_size, 4 * hidden_size)
-    return 4 * hidden_size + max(part.num_experts_per_token * inside, 3 * part.shared_size)
+    inside = max(hidden_size + used * part.intermediate_size, (6 if weighs_in_fp32 else 4) * hidden_size)
+    waiting = hidden_size if any(tensor.slot == "shared_gate" for tensor in part.tensors) else 0
+    routed = part.num_experts_per_token * (inside + ROUTING) + part.num_experts + waiting
+    return 4 * hidden_size + max(routed, 3 * part.shared_size)
 
 
-def attention_width(part: Attention | LatentAttention, hidden_size: int, *, kernel: str) -> int:
+def post_norm_width(part: FeedForward, hidden_size: int) -> int:
+    """Return the same for an encoder that norms after its sums, as BERT does. [elements]."""
+    return max(3 * hidden_size + 2 * part.intermediate_size, 6 * hidden_size + part.intermediate_size)
+
+
+def attention_width(part: Attention | LatentAttention, hidden_size: int, *, kernel: str, rotary: bool = True) -> int:
     """Return the elements per token alive while attention runs. [elements].
 
     Parameters
     ----------
     kernel
         ``fused``; ``repeated`` where keys and values are copied to every query head first; ``eager``, besides its scores.
+    rotary
+        Whether queries and keys are rotated, which makes copies of them.
     """
     if isinstance(part, LatentAttention):
         key_dim = part.nope_dim + part.rope_dim
@@ -73,37 +91,77 @@ def attention_width(part: Attention | LatentAttention, hidden_size: int, *, kern
     if kernel == "eager":
         return 2 * hidden_size + 4 * queries
     copies = part.num_heads * (part.head_dim + part.value_dim) if kernel == "repeated" and keys < queries else 0
-    return 3 * hidden_size + 4 * queries + 2 * keys + copies
+    return 3 * hidden_size + (4 if rotary else 3) * queries + 2 * keys + copies
 
 
-def layer_widths(layer: Layer, hidden_size: int, *, kernel: str = "fused") -> Widths:
+def _weighs_in_fp32(layer: Layer) -> bool:
+    """Say whether a router's weights stay in fp32: sigmoids with a balancing bias, and DeepSeek's."""
+    return any(isinstance(part, LatentAttention) for part in layer.parts) or any(
+        tensor.role == "router" and tensor.name.endswith("e_score_correction_bias") and "moe_statics" not in tensor.name
+        for part in layer.parts
+        for tensor in part.tensors
+    )
+
+
+def _without_kernels(part: Recurrent, hidden_size: int) -> int:
+    """Return the width of a mixer whose fused kernels are not installed. [elements].
+
+    Mamba's plain scan holds three arrays of its states at every position in fp32; other mixers take about four times
+    as much as with their kernels.
+    """
+    if part.kind == "mamba":
+        return 3 * hidden_size + 6 * part.state_elements + 13 * part.inner_size
+    return 4 * (3 * hidden_size + 7 * part.inner_size)
+
+
+def layer_widths(
+    layer: Layer, hidden_size: int, *, kernel: str = "fused", rotary: bool = True, post_norm: bool = False
+) -> Widths:
     """Return what one layer keeps alive per token at its widest moments."""
-    feed_forward = attention = rotary = 0
-    certain, recurrent = True, False
+    feed_forward = attention = angles = most = 0
+    certain = True
     for part in layer.parts:
         if isinstance(part, FeedForward):
-            feed_forward = max(feed_forward, feed_forward_width(part, hidden_size))
+            if post_norm and not part.gated and not part.num_experts:
+                width = post_norm_width(part, hidden_size)
+            else:
+                width = feed_forward_width(part, hidden_size, weighs_in_fp32=_weighs_in_fp32(layer))
+            feed_forward = max(feed_forward, width)
+            if not part.gated and not part.num_experts and not post_norm:
+                most = max(most, 6 * hidden_size + 4 * part.intermediate_size)
         elif isinstance(part, Recurrent):
             attention = max(attention, 3 * hidden_size + 7 * part.inner_size)
-            certain, recurrent = False, True
+            most = max(most, _without_kernels(part, hidden_size))
+            certain = False
         else:
-            attention = max(attention, attention_width(part, hidden_size, kernel=kernel))
+            attention = max(attention, attention_width(part, hidden_size, kernel=kernel, rotary=rotary))
             latent = isinstance(part, LatentAttention)
-            rotary = max(rotary, part.rope_dim if isinstance(part, LatentAttention) else part.head_dim)
+            if rotary:
+                angles = max(angles, part.rope_dim if isinstance(part, LatentAttention) else part.head_dim)
             certain = certain and not latent
-    return Widths(feed_forward, attention, rotary, certain, recurrent)
+    return Widths(feed_forward, attention, angles, certain, max(most, feed_forward, attention))
 
 
 @remembered
 def widest(component: Component, *, kernel: str = "fused") -> Widths:
-    """Return the widest moments over all layers of a component."""
-    found = [layer_widths(layer, component.hidden_size, kernel=kernel) for layer, _ in component.layer_groups]
+    """Return the widest moments over all layers of a component.
+
+    Positions that are learned, as a table of them shows, are not rotated. An encoder without a norm after its last layer
+    norms after every sum.
+    """
+    rotary = not any(tensor.slot == "position" for tensor in component.tensors)
+    norms = [tensor.name for tensor in component.tensors if tensor.role == "norm"]
+    post_norm = component.kind == "encoder" and all(name.startswith("embeddings.") for name in norms) and bool(norms)
+    found = [
+        layer_widths(layer, component.hidden_size, kernel=kernel, rotary=rotary, post_norm=post_norm)
+        for layer, _ in component.layer_groups
+    ]
     return Widths(
         feed_forward=max((widths.feed_forward for widths in found), default=0),
         attention=max((widths.attention for widths in found), default=0),
         rotary=max((widths.rotary for widths in found), default=0),
         certain=all(widths.certain for widths in found),
-        recurrent=any(widths.recurrent for widths in found),
+        widest=max((widths.widest for widths in found), default=0),
     )
 
 
@@ -151,6 +209,41 @@ def attention_score_bytes(*, num_seqs: int, num_heads: int, num_queries: int, nu
     return num_seqs * num_queries * num_keys * (num_heads * (element_bytes + 8) + element_bytes)
 
 
+def attention_mask_bytes(*, num_masks: int, num_seqs: int, num_queries: int, num_keys: int, element_bytes: int) -> int:
+    """Return attention masks: of truth values, one byte each, or in the model's dtype.
+
+    Formula::
+
+        num_masks * num_seqs * num_queries * num_keys * element_bytes
+
+    Parameters
+    ----------
+    num_masks
+        Masks that a model has at once: one for windows and one for all tokens where it has both kinds of layers.
+    """
+    return num_masks * num_seqs * num_queries * num_keys * element_bytes
+
+
+def feature_bytes(*, num_seqs: int, num_tokens: int, width: int, element_bytes: int) -> int:
+    """Return what a tower hands over, which stays while the decoder reads it.
+
+    Formula::
+
+        num_seqs * num_tokens * width * element_bytes
+    """
+    return num_seqs * num_tokens * width * element_bytes
+
+
+def input_bytes(*, num_seqs: int, num_values: int, element_bytes: int) -> int:
+    """Return the pixels or sounds of a request, which the caller keeps.
+
+    Formula::
+
+        num_seqs * num_values * element_bytes
+    """
+    return num_seqs * num_values * element_bytes
+
+
 def repeated_kv_bytes(
     *, num_seqs: int, num_tokens: int, num_heads: int, head_dim: int, value_dim: int, element_bytes: int
 ) -> int:
@@ -164,6 +257,23 @@ def repeated_kv_bytes(
         num_seqs * num_tokens * num_heads * (head_dim + value_dim) * element_bytes
     """
     return num_seqs * num_tokens * num_heads * (head_dim + value_dim) * element_bytes
+
+
+def generated_logits_bytes(*, num_rows: int, num_seqs: int, vocab_size: int, element_bytes: int, copies: int) -> int:
+    """Return the logits that `generate` computes, and fp32 copies of each sequence's last.
+
+    Formula::
+
+        num_rows * vocab_size * element_bytes + num_seqs * vocab_size * 4 * copies
+
+    Parameters
+    ----------
+    num_rows
+        Positions whose logits are computed: one per sequence unless more are asked for. [rows]
+    copies
+        One to choose from; with beams their logarithms and sums besides.
+    """
+    return num_rows * vocab_size * element_bytes + num_seqs * vocab_size * 4 * copies
 
 
 def logits_bytes(*, num_rows: int, vocab_size: int, element_bytes: int) -> int:

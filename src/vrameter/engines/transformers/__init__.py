@@ -11,122 +11,18 @@ References
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
-from vrameter.engines import Answer, Ask, held_layers
-from vrameter.engines.transformers.caches import cache_dtype, cache_items, check_cache
-from vrameter.engines.transformers.passes import activation_items
+from vrameter.engines import Answer, Ask
+from vrameter.engines.transformers.caches import cache_of, check_cache
+from vrameter.engines.transformers.deployment import Deployment
 from vrameter.engines.transformers.shape import Shape, check_parallelism, shape_of
 from vrameter.i18n import tr
-from vrameter.ledger import Item, Ledger, item
-from vrameter.memory import activations as act
-from vrameter.memory import kv_cache as kv
-from vrameter.memory import runtime
+from vrameter.ledger import DISK, HOST, Ledger
 from vrameter.memory.state_cache import state_bytes_per_sequence
-from vrameter.memory.weights import WeightPlan, weights_bytes
-from vrameter.model.architecture import Architecture
-from vrameter.parallel import layer_split, tensor_share
-from vrameter.search import MOST_SEQUENCES, MOST_TOKENS, largest_fitting
 from vrameter.settings.transformers import TransformersSettings
 from vrameter.spec import check
-
-GENERATION = ("load", "prefill", "decode")
-ENCODING = ("load", "forward")
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """A model laid out over devices: what does not change with sequences and tokens."""
-
-    ask: Ask
-    settings: TransformersSettings
-    plan: WeightPlan
-
-    @cached_property
-    def whole(self) -> Architecture:
-        """What one device holds under tensor parallelism, before a split by layers."""
-        return tensor_share(self.ask.architecture, self.ask.request.parallelism.tensor)
-
-    @cached_property
-    def shares(self) -> tuple[Architecture, ...]:
-        """What each device of a split by layers holds, in order."""
-        degrees = self.ask.request.parallelism
-        stages = self.ask.num_devices // (degrees.tensor * degrees.data)
-        return layer_split(self.whole, stages, self.plan.piece_bytes)
-
-    @cached_property
-    def cache_dtype(self) -> str:
-        """Name of the storage of cached keys and values."""
-        return cache_dtype(self.settings, self.plan.compute_dtype)
-
-    def sequences(self, shape: Shape) -> int:
-        """Return the sequences on one copy of the model."""
-        return -(-shape.num_seqs // self.ask.request.parallelism.data)
-
-    def ledgers(self, shape: Shape) -> list[Ledger]:
-        """Return the ledger of every device of one copy, the fullest first."""
-        found = [self._ledger(share, shape, last=share is self.shares[-1]) for share in self.shares]
-        return sorted(found, key=lambda ledger: ledger.used, reverse=True)
-
-    def headroom(self, shape: Shape) -> int:
-        """Return what the fullest device has left. [bytes]."""
-        assert self.ask.device is not None
-        used = max(self._ledger(share, shape, last=share is self.shares[-1]).used for share in self.shares)
-        return self.ask.device.capacity_bytes - used
-
-    def _ledger(self, share: Architecture, shape: Shape, *, last: bool) -> Ledger:
-        phases = GENERATION if shape.answers else ENCODING
-        num_seqs, plan = self.sequences(shape), self.plan
-        items: list[Item] = [plan.item(share, phases), *_load_items(plan, share)]
-        if shape.answers and share.decoder is not None:
-            items += cache_items(share, self.settings, shape, plan, self.cache_dtype, num_seqs)
-        items += activation_items(share, self.settings, shape, num_seqs, plan.compute_bytes, phases)
-        if shape.answers and last:
-            items += self._logits(share, shape, num_seqs)
-        items += runtime.items(self.ask.device, phases=phases, first=phases[1], alive=items)
-        return Ledger(phases, tuple(items), holds=held_layers(share) if len(self.shares) > 1 else "")
-
-    def _logits(self, share: Architecture, shape: Shape, num_seqs: int) -> list[Item]:
-        vocab = self.whole.main.vocab_size
-        has_head = any(component.kind == "head" for component in share.components) or share.tied
-        if not (vocab and has_head):
-            return []
-        keep = self.settings.logits_to_keep
-        rows = {"prefill": num_seqs * (min(keep, shape.prompt) if keep else shape.prompt), "decode": num_seqs}
-        return [
-            item(
-                "logits", act.logits_bytes, phases=(phase,), basis="exact",
-                source="transformers 5.23, generation/utils.py: logits of the kept positions, and their fp32 copy",
-                num_rows=count, vocab_size=vocab, element_bytes=self.plan.compute_bytes,
-            )
-            for phase, count in rows.items()
-        ]  # fmt: skip
-
-    def limits(self, shape: Shape) -> dict[str, int]:
-        """Return the longest context, within the model's positions, and the most sequences that fit, each with the other as asked."""
-        if self.ask.device is None:
-            return {}
-        found: dict[str, int] = {}
-        if not shape.fixed_encoder:
-            answer = shape.total - shape.prompt
-
-            def longer(tokens: int) -> int:
-                return self.headroom(shape.of_length(tokens, answer))
-
-            found["context_length"] = largest_fitting(
-                longer,
-                most=max(self.ask.architecture.main.max_positions or MOST_TOKENS, answer + 1),
-                start=shape.length,
-            )
-        beams = self.settings.num_beams
-        found["batch_size"] = largest_fitting(
-            lambda count: self.headroom(replace(shape, num_seqs=count * beams)),
-            most=MOST_SEQUENCES,
-            start=self.settings.batch_size,
-        )
-        return found
 
 
 def estimate(ask: Ask) -> Answer:
@@ -145,10 +41,12 @@ def estimate(ask: Ask) -> Answer:
         )
     check_parallelism(ask)
     run = Deployment(ask, settings, plan)
-    check_cache(ask.architecture, run.cache_dtype)
+    check_cache(ask.architecture, settings, run.cache_dtype)
     ledgers = run.ledgers(shape)
+    if any(ledger.place in (HOST, DISK) for ledger in ledgers):
+        warnings.append(tr("Layers on the CPU or the disk are brought in for every token: that is slow."))
     return Answer(
-        ledgers=grouped(ledgers, ask.num_devices // len(ledgers)),
+        ledgers=grouped(run, ledgers),
         settings={name: getattr(settings, name) for name in settings.__struct_fields__}
         | resolved
         | {"kv_cache_dtype": run.cache_dtype},
@@ -160,19 +58,30 @@ def estimate(ask: Ask) -> Answer:
     )
 
 
-def grouped(ledgers: list[Ledger], copies: int) -> tuple[tuple[Ledger, int], ...]:
-    """Return ledgers with how many devices are like each: those of equal items are one entry."""
+def grouped(run: Deployment, ledgers: list[Ledger]) -> tuple[tuple[Ledger, int], ...]:
+    """Return ledgers with how many devices are like each: those of equal items on one kind of device are one entry."""
+    copies = run.ask.num_devices // run.stages
     found: list[tuple[Ledger, int]] = []
     for ledger in ledgers:
-        if found and found[-1][0].items == ledger.items:
-            found[-1] = (replace(found[-1][0], holds=f"{found[-1][0].holds}; {ledger.holds}"), found[-1][1] + copies)
+        last = found[-1][0] if found else None
+        if last is not None and last.items == ledger.items and _alike(run, last, ledger):
+            found[-1] = (replace(last, holds=f"{last.holds}; {ledger.holds}"), found[-1][1] + copies)
         else:
-            found.append((ledger, copies))
+            found.append((ledger, 1 if ledger.place in (HOST, DISK) else copies))
     return tuple(found)
 
 
+def _alike(run: Deployment, one: Ledger, other: Ledger) -> bool:
+    if min(one.place, other.place) < 0 or not run.devices:
+        return one.place >= 0 and other.place >= 0
+    return run.devices[one.place].id == run.devices[other.place].id
+
+
 def _kv_cache(run: Deployment, shape: Shape) -> dict[str, Any] | None:
-    cache = kv.cache_shape(run.whole, kv_dtype=run.cache_dtype, own_dtype=run.plan.compute_dtype)
+    settings = run.settings
+    cache = cache_of(
+        run.whole, run.cache_dtype, settings.q_group_size, settings.residual_length, run.plan.compute_dtype
+    )
     if not (shape.answers and cache.layers):
         return None
     per_sequence = cache.sequence_bytes(shape.total, encoder_tokens=shape.encoder)
@@ -207,16 +116,3 @@ def _report(run: Deployment, shape: Shape, fullest: Ledger) -> dict[str, int]:
     if state and shape.answers:
         report["state_bytes"] = state * run.sequences(shape)
     return report
-
-
-def _load_items(plan: WeightPlan, share: Architecture) -> list[Item]:
-    transient = plan.load_transient(share)
-    if not transient:
-        return []
-    return [
-        item(
-            "temporary", weights_bytes, phases=("load",), basis="modelled",
-            source="transformers quantises each matrix as it arrives, so one stands beside its quantised copy",
-            quantized=0, scales=0, unquantized=transient, buffers=0,
-        )
-    ]  # fmt: skip

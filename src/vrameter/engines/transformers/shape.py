@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vrameter.engines import Ask, default_length
+from vrameter.engines.transformers.inputs import Input, images_of, sounds_of
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
 from vrameter.model.architecture import Architecture, Attention, Component
@@ -28,8 +29,10 @@ class Shape:
         Positions of an encoder that the decoder attends to; 0 where there is none. [tokens]
     answers
         Whether the model generates.
-    fixed_encoder
-        Whether the encoder's positions are the architecture's own.
+    fixed_length
+        Whether the architecture or what it is given decides how long the context is.
+    inputs
+        Images and sounds of one sequence.
     """
 
     num_seqs: int
@@ -37,7 +40,8 @@ class Shape:
     total: int
     encoder: int
     answers: bool
-    fixed_encoder: bool = False
+    fixed_length: bool = False
+    inputs: tuple[Input, ...] = ()
 
     @property
     def length(self) -> int:
@@ -50,6 +54,11 @@ class Shape:
             return replace(self, encoder=tokens)
         return replace(self, prompt=max(1, tokens - answer), total=tokens)
 
+    @property
+    def input_tokens(self) -> int:
+        """Tokens of the prompt that images and sounds become. [tokens]."""
+        return sum(each.tokens for each in self.inputs)
+
 
 def shape_of(
     architecture: Architecture, settings: TransformersSettings, warnings: list[str]
@@ -60,23 +69,42 @@ def shape_of(
     limit = main.max_positions
     length = default_length(architecture, settings.context_length, warnings)
     beams = settings.num_beams
+    inputs = tuple(each for each in (images_of(architecture, settings), sounds_of(architecture, settings)) if each)
     if decoder is None:
-        return Shape(settings.batch_size, length, length, 0, answers=False), {
-            "context_length": length,
-            "max_new_tokens": 0,
-        }
+        read = next((each for each in inputs if each.tower is main), None)
+        length = read.positions if read else length
+        made = Shape(
+            settings.batch_size * (read.pieces if read else 1), length, length, 0,
+            answers=False, fixed_length=read is not None, inputs=inputs,
+        )  # fmt: skip
+        return made, {"context_length": length, "max_new_tokens": 0}
     encoder = architecture.component("encoder") or listening(architecture)
     if encoder is not None:
-        fixed = cross_tokens(decoder)
+        heard = next((each.positions for each in inputs if each.tower is encoder), 0)
+        fixed = cross_tokens(decoder) or heard
         answer = settings.max_new_tokens
         if answer is None:
             answer = min(DEFAULT_ANSWER, limit or DEFAULT_ANSWER)
         resolved = {"context_length": fixed or length, "max_new_tokens": answer}
         made = Shape(
-            settings.batch_size * beams, 1, max(1, answer), fixed or length, answers=True, fixed_encoder=bool(fixed)
-        )
+            settings.batch_size * beams, 1, max(1, answer), fixed or length,
+            answers=True, fixed_length=bool(fixed), inputs=inputs,
+        )  # fmt: skip
         return made, resolved
     new = settings.max_new_tokens or 0
+    tokens = sum(each.tokens for each in inputs)
+    if settings.context_length is None:
+        length = max(length, tokens + new + 1)
+    elif tokens and tokens + new >= length:
+        raise RequestError(
+            tr(
+                "settings.context_length: %(value)s is too short for %(tokens)s tokens of images and sound.",
+                value=length,
+                tokens=tokens,
+            ),
+            field="settings.context_length",
+            hint=tr("Give at least %(least)s, or smaller or fewer images.", least=tokens + new + 1),
+        )
     if new >= length:
         raise RequestError(
             tr(
@@ -87,7 +115,8 @@ def shape_of(
             field="settings.max_new_tokens",
             hint=tr("context_length counts prompt and answer together: raise it above %(value)s.", value=new),
         )
-    return Shape(settings.batch_size * beams, length - new, length, 0, answers=True), {
+    made = Shape(settings.batch_size * beams, length - new, length, 0, answers=True, inputs=inputs)
+    return made, {
         "context_length": length,
         "max_new_tokens": new,
     }

@@ -20,7 +20,7 @@ def largest_fitting(headroom: Callable[[int], int], *, most: int, start: int = 1
     Notes
     -----
     Memory is nearly linear in tokens and sequences, so each step goes where a straight line through the last two points
-    would cross zero; halves of what is left bound the number of steps where it is not.
+    crosses zero; halves of what is left, taken now and then, bound the number of steps where it is not.
 
     Examples
     --------
@@ -28,30 +28,27 @@ def largest_fitting(headroom: Callable[[int], int], *, most: int, start: int = 1
     142
     """
     low, high = 0, most + 1  # `low` fits, or is 0; `high` does not, or is beyond
-    left: dict[int, int] = {}
-
-    def fits(number: int) -> bool:
-        left[number] = headroom(number)
-        return left[number] >= 0
-
+    points: list[tuple[int, int]] = []
     guess = min(max(1, start), most)
     while high - low > 1:
-        if fits(guess):
+        points.append((guess, headroom(guess)))
+        if points[-1][1] >= 0:
             low = guess
         else:
             high = guess
-        if high - low <= 1:
-            break
-        guess = _crossing(low, high, left) if low in left and high in left else (
-            min(2 * guess + 1, high - 1) if high == most + 1 else max(1, (low + high) // 2)
-        )  # fmt: skip
-        guess = min(max(guess, low + 1), high - 1)
-        if len(left) % 3 == 2:  # a curve can hold a straight line on one side for ever
+        if len(points) % 5 == 4:  # a curve can hold a straight line on one side for ever
             guess = (low + high) // 2
+        elif len(points) == 1:
+            guess = 2 * guess + 1 if low else guess // 2
+        else:
+            guess = _crossing(*points[-2], *points[-1], otherwise=(low + high) // 2)
+        guess = min(max(guess, low + 1), high - 1)
     return low
 
 
-def _crossing(low: int, high: int, left: dict[int, int]) -> int:
-    """Return where a straight line between a number that fits and one that does not crosses zero, rounded down."""
-    span = left[low] - left[high]
-    return low + (left[low] * (high - low)) // span if span > 0 else (low + high) // 2
+def _crossing(first: int, left_first: int, second: int, left_second: int, *, otherwise: int) -> int:
+    """Return where the straight line through two points crosses zero, rounded down."""
+    fall = left_first - left_second
+    if fall == 0 or (second - first) * fall < 0:
+        return otherwise
+    return first + left_first * (second - first) // fall

@@ -21,8 +21,8 @@ FORMATS = {"gguf": "llama.cpp", "mlx": "mlx", "exl": "exllama"}
 def default_engine(request: Request, architecture: Architecture | None, device: Device | None = None) -> str:
     """Return the engine of a request that names none.
 
-    Formats that one program computes on decide: GGUF is llama.cpp's, MLX formats are MLX's, as is a plain 4 or 8 bits
-    on an Apple device, EXL2 and EXL3 are ExLlama's; a pipeline is diffusers'. Everything else is transformers', and so is
+    Formats that one program computes on decide: GGUF is llama.cpp's, MLX formats are MLX's where the device is not
+    another vendor's, as are plain 4 or 8 bits on an Apple device, EXL2 and EXL3 are ExLlama's; a pipeline is diffusers'. Everything else is transformers', and so is
     a request whose settings the other does not know.
     """
     if request.task != "inference" or architecture is None:
@@ -36,19 +36,23 @@ def default_engine(request: Request, architecture: Architecture | None, device: 
 
 def _by_format(request: Request, architecture: Architecture, device: Device | None) -> str:
     name = _format_name(request, architecture)
-    if device is not None and device.vendor == "apple" and name in ("int4", "int8"):
+    apple = device is not None and device.vendor == "apple"
+    if apple and name in ("int4", "int8"):
         return "mlx"
-    return next((engine for start, engine in FORMATS.items() if name.startswith(start)), USUAL)
+    found = next((engine for start, engine in FORMATS.items() if name.startswith(start)), USUAL)
+    return USUAL if found == "mlx" and device is not None and not apple and device.vendor else found
 
 
 def _format_name(request: Request, architecture: Architecture) -> str:
     """Return the name of the quantisation that is asked for or that the model has; ``gguf`` for a mixture of block types."""
     if request.quantization is None:
-        config = architecture.quantization_config or {}
+        config = architecture.quantization_config
+        if not config:
+            return ""
         from vrameter.model.quantization_config import read_quantization_config
 
         try:
-            return read_quantization_config(config, model_type=architecture.model_type).name if config else ""
+            return read_quantization_config(config, model_type=architecture.model_type).name
         except VrameterError:  # the engine says what is wrong with it
             return ""
     from vrameter.model.schemes import parse

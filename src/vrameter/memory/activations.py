@@ -135,10 +135,8 @@ def layer_widths(
             certain = False
         else:
             attention = max(attention, attention_width(part, hidden_size, kernel=kernel, rotary=rotary))
-            latent = isinstance(part, LatentAttention)
             if rotary:
                 angles = max(angles, part.rope_dim if isinstance(part, LatentAttention) else part.head_dim)
-            certain = certain and not latent
     return Widths(feed_forward, attention, angles, certain, max(most, feed_forward, attention))
 
 
@@ -207,6 +205,16 @@ def attention_score_bytes(*, num_seqs: int, num_heads: int, num_queries: int, nu
     82
     """
     return num_seqs * num_queries * num_keys * (num_heads * (element_bytes + 8) + element_bytes)
+
+
+def sink_score_bytes(*, num_seqs: int, num_heads: int, num_queries: int, num_keys: int, element_bytes: int) -> int:
+    """Return the same for heads with a sink, whose softmax is computed in the model's dtype: joined, shifted, and its result.
+
+    Formula::
+
+        num_seqs * num_queries * num_keys * element_bytes * (3 * num_heads + 1)
+    """
+    return num_seqs * num_queries * num_keys * element_bytes * (3 * num_heads + 1)
 
 
 def attention_mask_bytes(*, num_masks: int, num_seqs: int, num_queries: int, num_keys: int, element_bytes: int) -> int:

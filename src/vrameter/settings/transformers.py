@@ -30,7 +30,12 @@ class TransformersSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fie
         ]
         | None
     ) = None
-    attn_implementation: Annotated[AttentionImplementation, Meta(description="attention kernel")] = "sdpa"
+    attn_implementation: (
+        Annotated[
+            AttentionImplementation, Meta(description="attention kernel; unset: sdpa, eager where heads have sinks")
+        ]
+        | None
+    ) = None
     cache_implementation: Annotated[CacheImplementation, Meta(description="kind of KV cache")] = "dynamic"
     kv_cache_dtype: Annotated[
         str, Meta(description="storage of cached keys and values; auto: the model's own dtype")

@@ -14,9 +14,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from vrameter.engines import Answer, Ask
 from vrameter.engines.transformers.caches import cache_of, check_cache
 from vrameter.engines.transformers.deployment import Deployment
+from vrameter.engines.transformers.passes import usual_attention
 from vrameter.engines.transformers.shape import Shape, check_parallelism, shape_of
 from vrameter.i18n import tr
 from vrameter.ledger import DISK, HOST, Ledger
@@ -28,6 +31,8 @@ from vrameter.spec import check
 def estimate(ask: Ask) -> Answer:
     """Return the ledger of every device, the fullest first, and what fits at most."""
     settings: TransformersSettings = check(TransformersSettings, ask.request.settings, path="settings.")
+    if settings.attn_implementation is None:
+        settings = msgspec.structs.replace(settings, attn_implementation=usual_attention(ask.architecture))
     warnings: list[str] = []
     shape, resolved = shape_of(ask.architecture, settings, warnings)
     plan = ask.weight_plan()

@@ -15,12 +15,11 @@ from dataclasses import replace
 
 from vrameter.engines.transformers.shape import Shape
 from vrameter.errors import RequestError
-from vrameter.i18n import language, tr
+from vrameter.i18n import tr
 from vrameter.ledger import Item, item
 from vrameter.memory import activations as act
 from vrameter.memory import kv_cache as kv
 from vrameter.memory.cache_formats import FORMATS, CacheFormat, cache_format, check_rows, grouped_format
-from vrameter.memory.cache_words import cache_in_words
 from vrameter.memory.state_cache import state_bytes_per_sequence, state_cache_bytes
 from vrameter.memory.weights import WeightPlan
 from vrameter.model.architecture import Architecture, Attention, Recurrent, remembered
@@ -104,13 +103,18 @@ def check_cache(architecture: Architecture, settings: TransformersSettings, name
 
 
 def cache_items(
-    share: Architecture, settings: TransformersSettings, shape: Shape, plan: WeightPlan, cache_name: str, num_seqs: int
+    share: Architecture,
+    settings: TransformersSettings,
+    shape: Shape,
+    plan: WeightPlan,
+    cache_name: str,
+    num_seqs: int,
+    note: str,
 ) -> list[Item]:
     """Return what caches and states take in each phase on one device."""
     cache = cache_of(share, cache_name, settings.q_group_size, settings.residual_length, plan.compute_dtype)
     items: list[Item] = []
     if cache.layers:
-        note = cache_in_words(share, cache_name, language())
         items += _kept(cache, settings, shape, num_seqs, note)
         items += _moving(cache, settings, shape, num_seqs, plan)
     state = state_bytes_per_sequence(share, element_bytes=plan.compute_bytes, spare_column=True, fp32_scans=True)

@@ -13,9 +13,11 @@ from vrameter.engines.transformers.caches import cache_dtype, cache_items
 from vrameter.engines.transformers.passes import activation_items
 from vrameter.engines.transformers.placement import Share, shares_of
 from vrameter.engines.transformers.shape import Shape
+from vrameter.i18n import language
 from vrameter.ledger import DISK, HOST, Item, Ledger, item
 from vrameter.memory import activations as act
 from vrameter.memory import runtime
+from vrameter.memory.cache_words import cache_in_words
 from vrameter.memory.weights import WeightPlan, weights_bytes
 from vrameter.model.architecture import Architecture, remembered
 from vrameter.parallel import tensor_share
@@ -24,6 +26,7 @@ from vrameter.settings.transformers import TransformersSettings
 
 GENERATION = ("load", "prefill", "decode")
 ENCODING = ("load", "forward")
+_SHARED = ("whole", "stages", "devices", "shares", "assistant", "cache_dtype", "_known")  # the same for every batch
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,9 @@ class Deployment:
     def _ledger(self, share: Share, shape: Shape) -> Ledger:
         phases = self.phases(shape)
         num_seqs, plan, runs = self.sequences(shape), self.plan, share.runs
-        items: list[Item] = [plan.item(share.holds, phases), *_load_items(plan, share.holds)]
-        if share.visiting:
-            items.append(_visiting_item(share, phases))
+        items, note = self._standing(share, phases)
         if shape.answers and runs.decoder is not None:
-            items += cache_items(runs, self.settings, shape, plan, self.cache_dtype, num_seqs)
+            items += cache_items(runs, self.settings, shape, plan, self.cache_dtype, num_seqs, note)
         if runs.components:
             items += activation_items(runs, self.settings, shape, num_seqs, plan.compute_bytes, phases)
         if shape.answers and share.last:
@@ -114,6 +115,24 @@ class Deployment:
         device = self.devices[share.place] if self.devices else None
         items += runtime.items(device, phases=phases, first=phases[1], alive=items)
         return Ledger(phases, tuple(items), holds=self._holds(share), place=share.place)
+
+    @cached_property
+    def _known(self) -> dict[tuple[int, tuple[str, ...]], tuple[list[Item], str]]:
+        return {}
+
+    def _standing(self, share: Share, phases: tuple[str, ...]) -> tuple[list[Item], str]:
+        """Return what does not change with sequences and tokens, and what is to be said of the cache."""
+        key = share.place, phases
+        if key not in self._known:
+            items = [self.plan.item(share.holds, phases), *_load_items(self.plan, share.holds)]
+            if share.visiting:
+                items.append(_visiting_item(share, phases))
+            self._known[key] = (
+                items,
+                cache_in_words(share.runs, self.cache_dtype, language()) if share.runs.decoder else "",
+            )
+        items, note = self._known[key]
+        return list(items), note
 
     def _holds(self, share: Share) -> str:
         return held_layers(share.holds) if len(self.shares) > 1 else ""
@@ -171,7 +190,7 @@ class Deployment:
         import msgspec
 
         other = Deployment(self.ask, msgspec.structs.replace(self.settings, batch_size=count), self.plan)
-        other.__dict__.update({name: value for name, value in self.__dict__.items() if name in ("whole", "stages", "devices", "shares", "assistant", "cache_dtype")})  # fmt: skip
+        other.__dict__.update({name: self.__dict__[name] for name in _SHARED if name in self.__dict__})
         return other
 
 

@@ -17,9 +17,10 @@ from vrameter.engines.transformers.shape import Shape, listening
 from vrameter.ledger import Item, item
 from vrameter.memory import activations as act
 from vrameter.model.architecture import Architecture, Attention, Component, LatentAttention, remembered
-from vrameter.settings.transformers import TransformersSettings
+from vrameter.settings.transformers import AttentionImplementation, TransformersSettings
 
 COUNTED = "one layer's tensors alive at once, counted at PyTorch's allocator on transformers 5.23"
+FLASH = ("flash_attention_2", "flash_attention_3")
 MOST_HEAD_DIM = 256  # of a grouped kernel
 
 
@@ -34,9 +35,20 @@ def _most_heads(component: Component) -> int:
     return max((part.num_heads for part in parts if isinstance(part, (Attention, LatentAttention))), default=0)
 
 
+@remembered
+def _usual_attention(component: Component) -> AttentionImplementation:
+    sinks = any(tensor.slot == "sinks" for tensor, _ in component.counted_tensors())
+    return "eager" if sinks else "sdpa"
+
+
+def usual_attention(architecture: Architecture) -> AttentionImplementation:
+    """Return the kernel that transformers takes where none is named: SDPA knows no sinks."""
+    return _usual_attention(architecture.main)
+
+
 def _num_masks(component: Component, settings: TransformersSettings, prompt: int) -> int:
     """Return how many masks a pass has: one for all tokens, one for windows."""
-    if settings.attn_implementation.startswith("flash"):
+    if settings.attn_implementation in FLASH:
         return 0
     scopes = _attentions(component)
     windows = [part for part in scopes if part.window and part.scope in ("sliding", "chunked")]
@@ -50,7 +62,7 @@ def _kernel(component: Component, settings: TransformersSettings, num_masks: int
     """Return how attention runs."""
     if settings.attn_implementation == "eager":
         return "eager"
-    if settings.attn_implementation.startswith("flash"):
+    if settings.attn_implementation in FLASH:
         return "fused"
     wide = any(not part.head_dim == part.value_dim <= MOST_HEAD_DIM for part in _attentions(component))
     return "repeated" if num_masks or wide else "fused"
@@ -74,7 +86,7 @@ def activation_items(
     items += _handed_over(share, shape, num_seqs, element, first)
     encoder = share.component("encoder") or listening(share)
     if encoder is not None and encoder.layers and shape.encoder:
-        padded = 1 if settings.batch_size > 1 and not settings.attn_implementation.startswith("flash") else 0
+        padded = 1 if settings.batch_size > 1 and settings.attn_implementation not in FLASH else 0
         reading = _pass_items(
             encoder, first, num_seqs, shape.encoder, shape.encoder, element, _kernel(encoder, settings, padded), padded
         )
@@ -148,7 +160,7 @@ def _pass_items(
     if kernel == "eager" and _most_heads(component):
         during = [
             item(
-                "temporary", act.attention_score_bytes, phases=(phase,), basis="modelled",
+                "temporary", act.sink_score_bytes if _usual_attention(component) == "eager" else act.attention_score_bytes, phases=(phase,), basis="modelled",
                 source="eager attention of transformers 5.23: scores, softmax in fp32, mask; one layer at a time",
                 num_seqs=num_seqs, num_heads=_most_heads(component), num_queries=num_tokens, num_keys=num_keys,
                 element_bytes=element,

@@ -6,8 +6,8 @@ only that one is imported.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +129,32 @@ def default_length(architecture: Architecture, asked: int | None, warnings: list
             )
         )
     return asked
+
+
+def grouped(ledgers: list[Ledger], copies: int, *, devices: Sequence[Device] = ()) -> tuple[tuple[Ledger, int], ...]:
+    """Return ledgers with how many devices are like each: those of equal items on one kind of device are one entry.
+
+    Parameters
+    ----------
+    copies
+        Devices of whole copies of the model that are alike; of host and disk there is one.
+    devices
+        The device at each place, where they differ.
+    """
+    found: list[tuple[Ledger, int]] = []
+    for ledger in ledgers:
+        last = found[-1][0] if found else None
+        if last is not None and last.items == ledger.items and _alike(last.place, ledger.place, devices):
+            found[-1] = (replace(last, holds=f"{last.holds}; {ledger.holds}"), found[-1][1] + copies)
+        else:
+            found.append((ledger, copies if ledger.place >= 0 else 1))
+    return tuple(found)
+
+
+def _alike(one: int, other: int, devices: Sequence[Device]) -> bool:
+    if min(one, other) < 0:
+        return False
+    return not devices or devices[one].id == devices[other].id
 
 
 def held_layers(share: Architecture) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from vrameter.engines import Answer, Ask, Values
+from vrameter.engines import Answer, Ask, Values, grouped, held_layers
 from vrameter.engines.constants import constants
 from vrameter.engines.loaded import Kernels, loaded, loaded_bytes
 from vrameter.engines.ranks import Degrees, Rank, check_heads, linked, ranks, tensor_degree
@@ -167,8 +167,6 @@ class Server:
 
     def ledger(self, rank: Rank) -> Ledger:
         """Return the ledger of one rank."""
-        from vrameter.engines.transformers import held_layers
-
         forward, logits = self.step(rank)
         size = forward_bytes(**forward)
         rows = logits_bytes(**logits)
@@ -204,8 +202,6 @@ class Server:
 
 def answer(ask: Ask, plan: Plan, weights: WeightPlan, warnings: list[str]) -> Answer:
     """Return what an engine of this kind answers."""
-    from vrameter.engines.transformers import grouped
-
     tensor = tensor_degree(ask, warnings)
     check_heads(ask.architecture, tensor)
     given = ask.request.parallelism

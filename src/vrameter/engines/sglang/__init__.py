@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from vrameter.engines import Answer, Ask, Values
+from vrameter.engines import Answer, Ask, Values, grouped, held_layers
 from vrameter.engines.constants import constants
 from vrameter.engines.loaded import Kernels, Loaded, loaded, loaded_bytes, served_plan
 from vrameter.engines.ranks import Degrees, Rank, check_heads, check_places, linked, ranks, tensor_degree
@@ -141,8 +141,6 @@ class Server:
 
     def ledger(self, rank: Rank) -> Ledger:
         """Return the ledger of one rank."""
-        from vrameter.engines.transformers import held_layers
-
         values: Values = dict(self.loaded(rank).values)
         values["uncut"] = self.loaded(rank).reserved - self.loaded(rank).total + values["uncut"]
         items = [
@@ -240,8 +238,6 @@ class Server:
 
 def estimate(ask: Ask) -> Answer:
     """Return the ledger of every kind of rank, the figures of the log, and what fits at most."""
-    from vrameter.engines.transformers import grouped
-
     check_places(ask.request.settings)
     settings: SglangSettings = check(SglangSettings, ask.request.settings, path="settings.")
     warnings: list[str] = []

@@ -11,12 +11,11 @@ References
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from vrameter.engines import Answer, Ask
+from vrameter.engines import Answer, Ask, grouped
 from vrameter.engines.transformers.caches import cache_of, check_cache
 from vrameter.engines.transformers.deployment import Deployment
 from vrameter.engines.transformers.passes import usual_attention
@@ -51,7 +50,7 @@ def estimate(ask: Ask) -> Answer:
     if any(ledger.place in (HOST, DISK) for ledger in ledgers):
         warnings.append(tr("Layers on the CPU or the disk are brought in for every token: that is slow."))
     return Answer(
-        ledgers=grouped(run, ledgers),
+        ledgers=grouped(ledgers, ask.num_devices // run.stages, devices=run.devices),
         settings={name: getattr(settings, name) for name in settings.__struct_fields__}
         | resolved
         | {"kv_cache_dtype": run.cache_dtype},
@@ -61,25 +60,6 @@ def estimate(ask: Ask) -> Answer:
         limits=run.limits(shape),
         warnings=(*plan.warnings, *warnings),
     )
-
-
-def grouped(run: Deployment, ledgers: list[Ledger]) -> tuple[tuple[Ledger, int], ...]:
-    """Return ledgers with how many devices are like each: those of equal items on one kind of device are one entry."""
-    copies = run.ask.num_devices // run.stages
-    found: list[tuple[Ledger, int]] = []
-    for ledger in ledgers:
-        last = found[-1][0] if found else None
-        if last is not None and last.items == ledger.items and _alike(run, last, ledger):
-            found[-1] = (replace(last, holds=f"{last.holds}; {ledger.holds}"), found[-1][1] + copies)
-        else:
-            found.append((ledger, 1 if ledger.place in (HOST, DISK) else copies))
-    return tuple(found)
-
-
-def _alike(run: Deployment, one: Ledger, other: Ledger) -> bool:
-    if min(one.place, other.place) < 0 or not run.devices:
-        return one.place >= 0 and other.place >= 0
-    return run.devices[one.place].id == run.devices[other.place].id
 
 
 def _kv_cache(run: Deployment, shape: Shape) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ References
 
 from __future__ import annotations
 
-from vrameter.engines import Answer, Ask
+from vrameter.engines import Answer, Ask, grouped
 from vrameter.engines.loaded import served_plan
 from vrameter.engines.ranks import check_places
 from vrameter.engines.vllm.answers import kv_cache, limits, refused, report
@@ -36,8 +36,6 @@ def estimate(ask: Ask) -> Answer:
     shown = made.shown()
     if server.pool is not None:
         shown["max_model_len"] = server.pool.max_model_len
-    from vrameter.engines.transformers import grouped
-
     return Answer(
         ledgers=grouped(ledgers, ask.num_devices // len(ledgers)),
         settings=shown,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from vrameter.engines import Ask, Values
+from vrameter.engines import Ask, Values, held_layers
 from vrameter.engines.constants import Span, Spans, constants
 from vrameter.engines.loaded import Kernels, Loaded, loaded, loaded_bytes
 from vrameter.engines.ranks import Rank, linked, ranks
@@ -182,8 +182,6 @@ class Server:
 
     def ledger(self, rank: Rank) -> Ledger:
         """Return the ledger of one rank."""
-        from vrameter.engines.transformers import held_layers
-
         items = [*self._model_items(rank), *self._profile_items(rank), *self._pool_items(rank)]
         return Ledger(PHASES, tuple(items), holds=held_layers(rank.share) if len(self.ranks) > 1 else "")
 

@@ -218,12 +218,15 @@ def _moving(
             )  # fmt: skip
     elif settings.num_beams == 1:
         return items
-    growing = max((group.tokens_kept(shape.total) * group.entry_bytes for group in cache.self_layers), default=0)
+    growing = max(
+        (group.tokens_kept(shape.total) * group.entry_bytes * (2 if group.limit else 1) for group in cache.self_layers),
+        default=0,
+    )
     if growing:
         items.append(
             item(
                 "temporary", act.cache_growth_bytes, phases=("decode",), basis="modelled",
-                source=f"{SOURCE}: a dynamic cache grows, and beams are reordered, by copying one layer's keys, then its values",
+                source=f"{SOURCE}: a dynamic cache grows, and beams are reordered, by copying one layer's keys, then its values; those of a window at once",
                 num_seqs=num_seqs, num_tokens=1, entry_bytes=growing,
             )
         )  # fmt: skip

@@ -1,8 +1,9 @@
 """Activations of a pass through a model: the widest layer, and what its attention kernel adds.
 
-With a mask SDPA has no grouped kernel on CUDA: keys and values are copied to every query head, and the mask, kept as one
-byte a pair, becomes a sum in the model's dtype while attention runs. There is a mask where sequences of a batch are padded,
-where the cache has its full length from the start, and for layers whose window is shorter than the prompt.
+With a mask SDPA has no grouped kernel on CUDA: while a prompt is read, keys and values are copied to every query head, and
+the mask, kept as one byte a pair, becomes a sum in the model's dtype while attention runs. There is a mask where sequences of
+a batch are padded, and for layers whose window is shorter than the prompt. One token more packs its queries instead, except
+where a static cache has the step compiled.
 
 References
 ----------
@@ -53,7 +54,7 @@ def _num_masks(component: Component, settings: TransformersSettings, prompt: int
     scopes = _attentions(component)
     windows = [part for part in scopes if part.window and part.scope in ("sliding", "chunked")]
     cut = any(part.window < prompt for part in windows if part.window)
-    everything = settings.batch_size > 1 or is_static(settings) or settings.attn_implementation == "eager"
+    everything = settings.batch_size > 1 or settings.attn_implementation == "eager"
     whole = len(windows) < len(scopes) or not scopes
     return (1 if windows and (cut or everything) else 0) + (1 if whole and everything else 0)
 
@@ -81,7 +82,7 @@ def activation_items(
     first = phases[1]
     masks = _num_masks(main, settings, shape.prompt)
     kernel = _kernel(main, settings, masks)
-    keys = shape.total if is_static(settings) else shape.prompt
+    keys = shape.total if is_static(settings) and masks else shape.prompt
     items = _pass_items(main, first, num_seqs, shape.prompt, keys, element, kernel, masks)
     items += _handed_over(share, shape, num_seqs, element, first)
     encoder = share.component("encoder") or listening(share)
@@ -104,12 +105,12 @@ def activation_items(
         return items
     items += _pass_items(main, "decode", num_seqs, 1, shape.total, element, "fused", 0)
     grouped = [part for part in _attentions(main) if part.num_kv_heads < part.num_heads and part.scope != "cross"]
-    if grouped and kernel != "fused":
+    if grouped and (kernel == "eager" or (kernel == "repeated" and is_static(settings))):
         part = max(grouped, key=lambda each: each.num_heads * (each.head_dim + each.value_dim))
         items.append(
             item(
                 "temporary", act.repeated_kv_bytes, phases=("decode",), basis="modelled", low=0 if kernel == "repeated" else None,
-                source="keys and values copied to every query head when a mask is passed (padded batches, static caches, eager)",
+                source="keys and values copied to every query head: in eager attention, and in the compiled step of a static cache",
                 num_seqs=num_seqs, num_tokens=shape.total, num_heads=part.num_heads, head_dim=part.head_dim,
                 value_dim=part.value_dim, element_bytes=element,
             )

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore = ["live_bytes.py"]  # needs torch, and holds no tests
+
+
 NOBODY = "http://127.0.0.1:9"
 
 

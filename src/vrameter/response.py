@@ -69,7 +69,9 @@ def estimate(request: Mapping[str, Any] | Request) -> Response:
     if ask.engine is None:
         from vrameter.engines.choice import default_engine
 
-        ask = msgspec.structs.replace(ask, engine=default_engine(ask, model.architecture, device))
+        files = model.table.kind if model.table is not None else ""
+        name = default_engine(ask, model.architecture, device, files=files, source=model.source)
+        ask = msgspec.structs.replace(ask, engine=name)
     if ask.method == "rule-of-thumb" or model.architecture is None:
         return _by_rule(ask, model, device, count)
     return _by_architecture(ask, model, _kinds(ask, device, count), count)

@@ -90,11 +90,6 @@ def test_bad_rooms_are_refused(given_: dict[str, Any]) -> None:
     assert caught.value.field == "settings.max_memory"
 
 
-def test_other_engines_take_devices_of_one_kind() -> None:
-    with pytest.raises(RequestError, match="one kind"):
-        vrameter.estimate({"model": "llama-3.1-8b", "engine": "vllm", "device": "rtx-4090+rtx-3090"})
-
-
 @settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.integers(1, 60), min_size=1, max_size=30),

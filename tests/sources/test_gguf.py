@@ -81,7 +81,7 @@ def test_llama_31_8b_bits(name: str, imatrix: bool, bits: float) -> None:
 def test_weights_are_the_sum_of_the_header(tmp_path: Path) -> None:
     """An answer about a file: its tensors, exactly, whatever the file says of its mixture."""
     path = small(tmp_path / "small-q8_0.gguf", **{"general.file_type": 7, "general.name": "Small"})
-    found = vrameter.estimate({"model": str(path), "device": "rtx-4090"})
+    found = vrameter.estimate({"model": str(path), "device": "rtx-4090", "engine": "transformers"})
     weights = next(item for item in found["devices"][0]["items"] if item["term"] == "weights")
     assert weights["bytes"] == read_gguf_path(path).num_bytes
     assert weights["basis"] == "exact"
@@ -105,8 +105,8 @@ def test_shares_of_a_file_sum_to_the_whole() -> None:
 def test_another_quantisation_of_a_file(tmp_path: Path) -> None:
     """Asked for in another mixture the same model is counted in that, and the answer says so."""
     path = small(tmp_path / "small.gguf", "f16")
-    own = vrameter.estimate({"model": str(path)})
-    other = vrameter.estimate({"model": str(path), "quantization": "q4_0"})
+    own = vrameter.estimate({"model": str(path), "engine": "transformers"})
+    other = vrameter.estimate({"model": str(path), "quantization": "q4_0", "engine": "transformers"})
     assert other["report"]["weights_bytes"] < own["report"]["weights_bytes"] / 3
     assert any("q4_0" in warning for warning in other["warnings"])
     assert own["request"]["quantization"] is None

@@ -61,7 +61,7 @@ def test_the_file_asked_for(hub: Hub, tmp_path: Path, asked: str | None, dtype: 
 
 
 def test_the_answer_is_of_that_file(hub: Hub) -> None:
-    answer = estimate({"model": "org/small-GGUF", "quantization": "q8_0"})
+    answer = estimate({"model": "org/small-GGUF", "quantization": "q8_0", "engine": "transformers"})
     assert answer["report"]["weights_bytes"] == bytes_of("q8_0")
     assert answer["model"]["source"] == "hub"
     seen = inspect("org/small-GGUF", quantization="q4_k_m")

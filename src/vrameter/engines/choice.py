@@ -18,16 +18,35 @@ USUAL = "transformers"
 FORMATS = {"gguf": "llama.cpp", "mlx": "mlx", "exl": "exllama"}
 
 
-def default_engine(request: Request, architecture: Architecture | None, device: Device | None = None) -> str:
+def default_engine(
+    request: Request,
+    architecture: Architecture | None,
+    device: Device | None = None,
+    *,
+    files: str = "",
+    source: str = "",
+) -> str:
     """Return the engine of a request that names none.
 
     Formats that one program computes on decide: GGUF is llama.cpp's, MLX formats are MLX's where the device is not
     another vendor's, as are plain 4 or 8 bits on an Apple device, EXL2 and EXL3 are ExLlama's; a pipeline is diffusers'. Everything else is transformers', and so is
     a request whose settings the other does not know.
+
+    Parameters
+    ----------
+    files
+        What kind of weight files were read: ``gguf``.
+    source
+        Where the model was found; one in Ollama's store is Ollama's.
     """
     if request.task != "inference" or architecture is None:
         return USUAL
-    found = "diffusers" if architecture.class_name.endswith("Pipeline") else _by_format(request, architecture, device)
+    if architecture.class_name.endswith("Pipeline"):
+        found = "diffusers"
+    elif files == "gguf" and request.quantization is None:
+        found = "ollama" if source == "ollama" else FORMATS["gguf"]
+    else:
+        found = _by_format(request, architecture, device)
     struct = struct_of(found) if found in ENGINES else None
     if struct is None or not set(request.settings) <= set(struct.__struct_fields__):
         return USUAL

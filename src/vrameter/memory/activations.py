@@ -16,6 +16,17 @@ from vrameter.model.architecture import Attention, Component, FeedForward, Laten
 
 # Indices, order and weight of a token's copy that goes to an expert, in elements of 16 bits.
 ROUTING = 20
+# Copies of the intermediate that activations of several operations keep; those of one operation keep two.
+SEVERAL_OPERATIONS = {
+    "gelu_new": 4,
+    "gelu_fast": 4,
+    "gelu_accurate": 4,
+    "quick_gelu": 3,
+    "relu2": 3,
+    "laplace": 4,
+    "gated-gelu": 4,
+}
+UNKNOWN = 4  # at most, where no activation is named
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +59,9 @@ class Widths:
         return max(self.feed_forward, self.attention)
 
 
-def feed_forward_width(part: FeedForward, hidden_size: int, *, weighs_in_fp32: bool = False) -> int:
+def feed_forward_width(
+    part: FeedForward, hidden_size: int, *, weighs_in_fp32: bool = False, activation: str = ""
+) -> int:
     """Return the elements per token alive while a feed-forward runs. [elements].
 
     Gate and up in one matrix keep both halves until the product is made. Routed copies hold their input beside
@@ -58,10 +71,13 @@ def feed_forward_width(part: FeedForward, hidden_size: int, *, weighs_in_fp32: b
     ----------
     weighs_in_fp32
         Whether experts' outputs are multiplied by weights in fp32, which makes them twice as wide.
+    activation
+        Name of the function, which may be several operations.
     """
     fused = any(tensor.slot == "gate_up" for tensor in part.tensors)
     used = (4 if fused else 3) if part.gated else 2
     if not part.num_experts:
+        used = max(used, SEVERAL_OPERATIONS.get(activation, 0))
         return 4 * hidden_size + used * part.intermediate_size
     inside = max(hidden_size + used * part.intermediate_size, (6 if weighs_in_fp32 else 4) * hidden_size)
     waiting = hidden_size if any(tensor.slot == "shared_gate" for tensor in part.tensors) else 0
@@ -115,7 +131,13 @@ def _without_kernels(part: Recurrent, hidden_size: int) -> int:
 
 
 def layer_widths(
-    layer: Layer, hidden_size: int, *, kernel: str = "fused", rotary: bool = True, post_norm: bool = False
+    layer: Layer,
+    hidden_size: int,
+    *,
+    kernel: str = "fused",
+    rotary: bool = True,
+    post_norm: bool = False,
+    activation: str = "",
 ) -> Widths:
     """Return what one layer keeps alive per token at its widest moments."""
     feed_forward = attention = angles = most = 0
@@ -125,10 +147,12 @@ def layer_widths(
             if post_norm and not part.gated and not part.num_experts:
                 width = post_norm_width(part, hidden_size)
             else:
-                width = feed_forward_width(part, hidden_size, weighs_in_fp32=_weighs_in_fp32(layer))
+                width = feed_forward_width(
+                    part, hidden_size, weighs_in_fp32=_weighs_in_fp32(layer), activation=activation
+                )
             feed_forward = max(feed_forward, width)
-            if not part.gated and not part.num_experts and not post_norm:
-                most = max(most, 6 * hidden_size + 4 * part.intermediate_size)
+            if not part.gated and not part.num_experts and (not activation or activation in SEVERAL_OPERATIONS):
+                most = max(most, 6 * hidden_size + UNKNOWN * part.intermediate_size)
         elif isinstance(part, Recurrent):
             attention = max(attention, 3 * hidden_size + 7 * part.inner_size)
             most = max(most, _without_kernels(part, hidden_size))
@@ -147,11 +171,18 @@ def widest(component: Component, *, kernel: str = "fused") -> Widths:
     Positions that are learned, as a table of them shows, are not rotated. An encoder without a norm after its last layer
     norms after every sum.
     """
-    rotary = not any(tensor.slot == "position" for tensor in component.tensors)
+    rotary = not any(tensor.slot == "position" for tensor, _ in component.counted_tensors())
     norms = [tensor.name for tensor in component.tensors if tensor.role == "norm"]
     post_norm = component.kind == "encoder" and all(name.startswith("embeddings.") for name in norms) and bool(norms)
     found = [
-        layer_widths(layer, component.hidden_size, kernel=kernel, rotary=rotary, post_norm=post_norm)
+        layer_widths(
+            layer,
+            component.hidden_size,
+            kernel=kernel,
+            rotary=rotary,
+            post_norm=post_norm,
+            activation=component.activation,
+        )
         for layer, _ in component.layer_groups
     ]
     return Widths(

@@ -237,6 +237,8 @@ class Component:
         What a vision tower makes of an image: its patches, and the tokens that the decoder sees of it.
     audio
         How an audio encoder comes from seconds to frames and tokens.
+    activation
+        The function between its perceptrons' matrices as transformers calls it, where the config names one.
     """
 
     kind: ComponentKind
@@ -252,6 +254,7 @@ class Component:
     first_layer: int = 0
     image: ImageInput | None = None
     audio: AudioInput | None = None
+    activation: str = ""
 
     @cached_property
     def layer_groups(self) -> tuple[tuple[Layer, tuple[int, ...]], ...]:

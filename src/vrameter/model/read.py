@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from vrameter.errors import ConfigError, closest
@@ -71,7 +72,9 @@ def read_config(values: Mapping[str, Any], *, name: str = "") -> Architecture:
         name=name or str(values.get("_name_or_path") or (class_name if class_name != found.task else cfg.model_type)),
         model_type=cfg.model_type,
         class_name=class_name,
-        components=tuple(component for component in built.components if component.layers or component.tensors),
+        components=tuple(
+            _activated(cfg, component) for component in built.components if component.layers or component.tensors
+        ),
         tied=built.tied,
         dtype=_dtype(values),
         quantization_config=_quantization(values),
@@ -81,6 +84,28 @@ def read_config(values: Mapping[str, Any], *, name: str = "") -> Architecture:
         rotary_axes=rotary_axes(values, cfg.model_type),
         wiring=wiring_of(values),
     )
+
+
+ACTIVATIONS = (
+    "hidden_act",
+    "hidden_activation",
+    "activation_function",
+    "mlp_hidden_act",
+    "feed_forward_proj",
+    "dense_act_fn",
+    "activation",
+)
+LEVELS = {"vision": "vision_config", "audio": "audio_config", "decoder": "text_config", "encoder": "text_config"}
+
+
+def _activated(cfg: Config, component: Component) -> Component:
+    """Return a component with the name of its activation, where its level of the config says one."""
+    if not component.layers:
+        return component
+    level = LEVELS.get(component.kind, "")
+    own = cfg.nested(level) if level and cfg.has_nested(level) else cfg
+    name = next((value for value in map(own.get, ACTIVATIONS) if isinstance(value, str)), "")
+    return replace(component, activation=name) if name else component
 
 
 def build(cfg: Config, found: Entry, class_name: str) -> Built:

@@ -133,7 +133,7 @@ def test_unequal_devices_share_by_what_they_hold() -> None:
 
 def test_other_engines_refuse_unequal_devices() -> None:
     with pytest.raises(RequestError, match="one kind"):
-        vrameter.estimate({"model": "llama-3.1-8b", "device": "rtx-4090+rtx-3060"})
+        vrameter.estimate({"model": "llama-3.1-8b", "engine": "vllm", "device": "rtx-4090+rtx-3060"})
 
 
 def _of(entry: dict[str, Any], term: str) -> int:

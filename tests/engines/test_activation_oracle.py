@@ -54,6 +54,9 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
         {"hidden_size": 256, "ffn_dim": 1024, "num_attention_heads": 8, "num_hidden_layers": 3, "vocab_size": 512,
          "word_embed_proj_dim": 256, "max_position_embeddings": 4096}, 2,
     ),
+    "phi": (BASE, 2),
+    "nemotron": ({**BASE, "head_dim": 32}, 2),
+    "gpt2": (SMALL_GPT, 11),  # its block holds two more of its inputs
     "mixtral": ({**BASE, "num_local_experts": 8, "num_experts_per_tok": 2}, 2),
     "qwen3_moe": (EXPERTS, 2),
     "olmoe": ({**BASE, "num_experts": 16, "num_experts_per_tok": 4, "intermediate_size": 192}, 2),
@@ -147,6 +150,76 @@ def test_kernels_types_and_padding(name: str, batch: int, dtype: str, kernel: st
     peak, _ = counted(name, config, batch=batch, dtype=dtype, kernel=kernel)
     found = modelled(config, name, batch=batch, dtype=dtype, kernel=kernel, new=1)
     assert found["prefill"] == pytest.approx(peak, rel=tolerance / 100)
+
+
+def test_windows_shorter_than_the_prompt() -> None:
+    """A mask for one sequence, which is never padded. The first step still finds whole prompts, which this phase has."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model("mistral", **{**BASE, "sliding_window": 128})
+    peak, step = counted("mistral", config, batch=1, dtype="bf16", kernel="sdpa")
+    found = modelled(config, "mistral", batch=1, dtype="bf16", kernel="sdpa", new=1)
+    assert found["prefill"] == pytest.approx(peak, rel=0.03)
+    assert found["decode"] < step < found["prefill"]
+
+
+def test_heads_with_sinks() -> None:
+    transformers = pytest.importorskip("transformers")
+    values = {
+        **BASE, "head_dim": 32, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": 4096,
+        "intermediate_size": 256,
+    }  # fmt: skip
+    config = transformers.AutoConfig.for_model("gpt_oss", **values)
+    peak, _ = counted("gpt_oss", config, batch=1, dtype="bf16", kernel="eager")
+    found = modelled(config, "gpt_oss", batch=1, dtype="bf16", kernel="eager", new=1)
+    assert found["prefill"] == pytest.approx(peak, rel=0.08)
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "more"),
+    [("vit", 1024, {}), ("clip_vision_model", 768, {}), ("siglip_vision_model", 1024, {"vision_use_head": False})],
+)
+def test_towers(kind: str, width: int, more: dict[str, Any]) -> None:
+    """Eight images, pixels left out on both sides."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from tests.live_bytes import LiveBytes
+
+    config = transformers.AutoConfig.for_model(
+        kind, num_hidden_layers=2, hidden_size=256, intermediate_size=width, num_attention_heads=8, image_size=256,
+        patch_size=16, **more,
+    )  # fmt: skip
+    model = transformers.AutoModel.from_config(config, dtype=torch.bfloat16).eval()
+    pixels = torch.zeros(8, 3, 256, 256, dtype=torch.bfloat16)
+    with torch.no_grad(), LiveBytes([*model.parameters(), *model.buffers(), pixels]) as live:
+        model(pixel_values=pixels)
+    given = json.loads(config.to_json_string(use_diff=False))
+    given.pop("architectures", None)
+    answer = vrameter.estimate(
+        {"model": {"config": given}, "dtype": "bf16", "engine": "transformers", "settings": {"batch_size": 8}}
+    )
+    assert answer["report"]["activation_bytes"] == pytest.approx(live.most, rel=0.03)
+
+
+def test_relative_positions() -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from tests.live_bytes import LiveBytes
+
+    config = transformers.T5Config(
+        vocab_size=512, d_model=256, d_kv=32, d_ff=1024, num_layers=2, num_heads=8, decoder_start_token_id=0
+    )
+    model = transformers.T5EncoderModel(config).to(torch.bfloat16).eval()
+    tokens = torch.zeros(1, LENGTH, dtype=torch.long)
+    with torch.no_grad(), LiveBytes([*model.parameters(), *model.buffers(), tokens]) as live:
+        model(tokens)
+    given = {**json.loads(config.to_json_string(use_diff=False)), "architectures": ["T5EncoderModel"]}
+    answer = vrameter.estimate(
+        {"model": {"config": given}, "dtype": "bf16", "engine": "transformers", "settings": {"context_length": LENGTH}}
+    )
+    peak = sum(
+        item["bytes"]
+        for item in answer["devices"][0]["items"]
+        if "forward" in item["phases"] and item["term"] in ("activations", "temporary")
+    )
+    assert live.most <= peak <= 1.25 * live.most
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -31,6 +31,11 @@ def _attentions(component: Component) -> tuple[Attention, ...]:
 
 
 @remembered
+def _is_biased(component: Component) -> bool:
+    return any("relative_attention_bias" in tensor.name for tensor, _ in component.counted_tensors())
+
+
+@remembered
 def _most_heads(component: Component) -> int:
     parts = (part for layer, _ in component.layer_groups for part in layer.parts)
     return max((part.num_heads for part in parts if isinstance(part, (Attention, LatentAttention))), default=0)
@@ -177,6 +182,14 @@ def _pass_items(
     lasting = []
     if num_masks and kernel != "eager" and num_tokens > 1:
         lasting = [_mask(phase, num_masks, num_seqs, num_tokens, num_keys, 1, low=0 if num_seqs > 1 else None)]
+    if num_tokens > 1 and _is_biased(component):
+        lasting.append(
+            item(
+                "temporary", act.position_bias_bytes, phases=(phase,), basis="modelled",
+                source="transformers 5.23: biases of relative positions, kept from the first layer to the last",
+                num_queries=num_tokens, num_keys=num_keys, num_heads=_most_heads(component), element_bytes=element,
+            )
+        )  # fmt: skip
     size = act.activation_bytes(num_tokens=tokens, block_width=block, rotary_width=widths.rotary, element_bytes=element)
     most = act.activation_bytes(
         num_tokens=tokens, block_width=max(block, widths.widest), rotary_width=widths.rotary, element_bytes=element

@@ -48,18 +48,27 @@ def config(quantization: dict[str, Any]) -> dict[str, Any]:
         ({"model": config(EXL)}, "exllama"),
         ({"device": "m3-max-64gb"}, "transformers"),
         ({"task": "training"}, "transformers"),
+        ({"quantization": "q4_k_m"}, "llama.cpp"),
+        ({"quantization": "q4_k_m", "settings": {"n_ctx": 4096}}, "llama.cpp"),
+        ({"quantization": "q4_k_m", "settings": {"context_length": 4096}}, "transformers"),
+        ({"quantization": "q4_k_m", "model": "t5-base"}, "transformers"),
     ],
 )
 def test_the_format_decides(fields: dict[str, Any], expected: str) -> None:
     assert named(**fields) == expected
 
 
-def test_gguf_is_llama_cpp_where_that_is_modelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ENGINES, "llama.cpp", "vrameter.engines.mlx")
-    monkeypatch.setattr(choice, "struct_of", lambda name: type("Struct", (), {"__struct_fields__": ("n_ctx",)}))
-    assert named(quantization="q4_k_m") == "llama.cpp"
-    assert named(quantization="q4_k_m", settings={"n_ctx": 1}) == "llama.cpp"
-    assert named(quantization="q4_k_m", settings={"context_length": 1}) == "transformers"
+def test_files_decide_where_no_format_is_asked() -> None:
+    architecture = resolve("llama-3.1-8b").architecture
+    request = parse({"model": "llama-3.1-8b"})
+    assert choice.default_engine(request, architecture, files="gguf", source="gguf") == "llama.cpp"
+    assert choice.default_engine(request, architecture, files="gguf", source="ollama") == "ollama"
+    assert choice.default_engine(request, architecture, files="safetensors", source="hub") == "transformers"
+
+
+def test_an_engine_that_is_not_modelled_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(ENGINES, "mlx")
+    assert named(quantization="mlx-4bit") == "transformers"
 
 
 def test_the_answer_names_it() -> None:

@@ -47,10 +47,23 @@ def default_engine(
         found = "ollama" if source == "ollama" else FORMATS["gguf"]
     else:
         found = _by_format(request, architecture, device)
+    if found == FORMATS["gguf"] and not _has_graph(architecture):
+        return USUAL
     struct = struct_of(found) if found in ENGINES else None
     if struct is None or not set(request.settings) <= set(struct.__struct_fields__):
         return USUAL
     return found
+
+
+def _has_graph(architecture: Architecture) -> bool:
+    """Say whether llama.cpp computes such a model: layers over a token table that attend to no encoder."""
+    main = architecture.main
+    return (
+        bool(main.layers)
+        and main.kind in ("decoder", "encoder")
+        and any(tensor.slot == "token" for tensor in main.tensors)
+        and not any(getattr(part, "scope", "") == "cross" for layer, _ in main.layer_groups for part in layer.parts)
+    )
 
 
 def _by_format(request: Request, architecture: Architecture, device: Device | None) -> str:

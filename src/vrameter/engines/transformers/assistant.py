@@ -34,16 +34,14 @@ def candidate_logits_bytes(*, num_rows: int, vocab_size: int, element_bytes: int
     return num_rows * vocab_size * (element_bytes + 8)
 
 
-def assistant_plan(ask: Ask, settings: TransformersSettings) -> WeightPlan | None:
-    """Return how the assistant's weights are stored, None where there is none.
+def assistant_plan(ask: Ask, settings: TransformersSettings) -> WeightPlan:
+    """Return how the assistant's weights are stored.
 
     Raises
     ------
     VrameterError
         For a model that is not known or does not generate, or more than one sequence.
     """
-    if settings.assistant_model is None:
-        return None
     from vrameter.sources import resolve
 
     architecture = resolve(settings.assistant_model).architecture

@@ -8,7 +8,6 @@ from functools import cached_property
 
 from vrameter.devices import Device
 from vrameter.engines import Ask, held_layers
-from vrameter.engines.transformers.assistant import assistant_items, assistant_plan
 from vrameter.engines.transformers.caches import cache_dtype, cache_items
 from vrameter.engines.transformers.passes import activation_items
 from vrameter.engines.transformers.placement import Share, shares_of
@@ -68,6 +67,10 @@ class Deployment:
     @cached_property
     def assistant(self) -> WeightPlan | None:
         """The model that drafts tokens."""
+        if self.settings.assistant_model is None:
+            return None
+        from vrameter.engines.transformers.assistant import assistant_plan
+
         return assistant_plan(self.ask, self.settings)
 
     @cached_property
@@ -109,6 +112,8 @@ class Deployment:
         if shape.answers and share.last:
             items += self._logits(runs, shape, num_seqs)
         if self.assistant is not None and share.place == 0:
+            from vrameter.engines.transformers.assistant import assistant_items
+
             items += assistant_items(
                 self.assistant, self.settings, shape.total, phases, self.whole.main.vocab_size, plan.compute_bytes
             )

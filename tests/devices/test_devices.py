@@ -243,3 +243,10 @@ def test_slices_that_are_none(name: str) -> None:
         devices.find(name)
     assert caught.value.field == "device"
     assert caught.value.hint
+
+
+def test_devices_of_several_kinds() -> None:
+    found = devices.parse_mixed("2xrtx-4090+rtx-3090")
+    assert [(count, device.id) for count, device in found] == [(2, "rtx-4090"), (1, "rtx-3090")]
+    with pytest.raises(UnknownNameError):
+        devices.parse_mixed("rtx-4090+nothing-of-the-kind")

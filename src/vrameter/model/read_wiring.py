@@ -38,6 +38,7 @@ def wiring_of(values: Mapping[str, Any]) -> Wiring:
         groups_per_token=_whole(merged.get("topk_group"), 1),
         parallel_residual=merged.get("use_parallel_residual", merged.get("parallel_attn", True)) is not False,
         no_rope_step=_whole(merged.get("no_rope_layer_interval"), 0),
+        scaled_by_position=bool(rope.get("llama_4_scaling_beta")),
         position_offset=1 + _whole(padding, 1) if roberta else 0,
     )
 

@@ -31,6 +31,8 @@ class Wiring:
         Whether attention and perceptron read the same input.
     no_rope_step
         Every how many layers positions are not rotated; 0 where all are.
+    scaled_by_position
+        Whether queries are multiplied by a factor of their position.
     position_offset
         Rows of a position table that stand for padding.
     """
@@ -44,6 +46,7 @@ class Wiring:
     groups_per_token: int = 1
     parallel_residual: bool = True
     no_rope_step: int = 0
+    scaled_by_position: bool = False
     position_offset: int = 0
 
 

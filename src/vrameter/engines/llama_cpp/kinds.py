@@ -225,7 +225,7 @@ def _heads(architecture: Architecture, family: Family, part: Attention, number: 
     return Heads(
         heads=part.num_heads, kv_heads=part.num_kv_heads, key=part.head_dim, value=part.value_dim, window=window,
         rotary=rotary, norm_flat=family.norm_flat, norm_after_rope=family.norm_after_rope,
-        scaled_by_position=family.temperature, value_norm=family.value_norm,
+        scaled_by_position=architecture.wiring.scaled_by_position or (family.temperature and not rotary), value_norm=family.value_norm,
         gated=gated and matrix is not None and max(matrix.shape) == 2 * part.num_heads * part.head_dim,
         shares=part.shares_cache,
     )  # fmt: skip

@@ -24,6 +24,7 @@ def wiring_of_file(keys: Keys) -> Wiring:
         expert_groups=keys.number("expert_group_count", 1),
         groups_per_token=keys.number("expert_group_used_count", 1),
         parallel_residual=parallel is not False,
+        scaled_by_position=bool(keys.get("attention.temperature_scale")),
     )
 
 

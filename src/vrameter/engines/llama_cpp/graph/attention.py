@@ -196,7 +196,7 @@ class Attention:
         if heads.rotary:
             query = builder.rope(query, weights)
             key = None if key is None else builder.rope(key, weights)
-        elif heads.scaled_by_position:
+        if heads.scaled_by_position:
             query = op.same("mul", query, builder.input("temperature", "f32", 1, 1, tokens))
         if heads.norm_after_rope and heads.rotary:
             query = op.same("rms_norm", query)

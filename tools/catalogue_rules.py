@@ -23,7 +23,7 @@ JUNK = re.compile(
     r"^time_step|_placeholder$|^attn_implementation$|^_attn|^producer$|mm_tunable|"
     r"^output_(router|attentions|hidden)|return_dict|^problem_type$"
 )
-ROPE = frozenset({"type", "rope_type", "factor", "original_max_position_embeddings"})
+ROPE = frozenset({"type", "rope_type", "factor", "original_max_position_embeddings", "llama_4_scaling_beta"})
 NEVER_QUANTISED = re.compile(r"(norm|layernorm|ln_\w+|e_score_correction_bias|\.bias|A_log|dt_bias)$")
 # Positions that are rows of a table, or none: their number is not to be set from a listed context length.
 FIXED_POSITIONS = frozenset({

@@ -25,7 +25,7 @@ from vrameter.model.wiring import NONE
         ({"use_parallel_residual": False}, {"parallel_residual": False}),
         ({"model_type": "roberta", "pad_token_id": 1}, {"position_offset": 2}),
         ({"model_type": "apertus"}, {"rope_scaling": "llama3"}),
-        ({"rope_parameters": {"rope_type": "yarn", "llama_4_scaling_beta": 0.1}}, {"scaled_by_position": True}),
+        ({"rope_parameters": {"rope_type": "yarn", "llama_4_scaling_beta": 0.1}}, {"rope_scaling": "yarn", "scaled_by_position": True}),
         ({"rope_scaling": 7, "n_group": "eight", "norm_topk_prob": 1}, {}),
     ],
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from vrameter.engines.llama_cpp import terms
 from vrameter.engines.llama_cpp.buffers import Buffers, Context, Planned
 from vrameter.engines.llama_cpp.caches import CacheSum
 from vrameter.engines.llama_cpp.closed_form import closed_form_bytes, closed_form_values, host_values
+from vrameter.engines.llama_cpp.largest import largest_deployment
 from vrameter.engines.llama_cpp.options import Backend
 from vrameter.engines.llama_cpp.placement import Placement, layer_devices
 from vrameter.ledger import HOST, Item, Ledger, item
@@ -338,54 +339,6 @@ class Deployment:
     def _with_layers(self, count: int) -> Deployment:
         devices = layer_devices(len(self.planned.layers), count, [1.0])
         return replace(self, placement=replace(self.placement, devices=devices))
-
-
-def largest_deployment(resized: Callable[[int], Deployment], *, most: int, start: int) -> int:
-    """Return the largest number from 1 to `most` whose deployment fits, 0 where not even 1 does.
-
-    Planning a compute buffer is what takes time, so between two that are planned others are taken to lie on a straight line;
-    the number found so is planned, as is the one after it.
-    """
-    known: dict[int, tuple[int, ...]] = {}
-    low, high = 0, most + 1
-
-    def fits(number: int) -> bool:
-        run = resized(number)
-        known[number] = run.compute
-        return run.headroom() >= 0
-
-    def likely(number: int) -> bool:
-        return resized(number).headroom(_between(known, number)) >= 0
-
-    guess = min(max(1, start), most)
-    while high - low > 1:
-        if fits(guess):
-            low = guess
-        else:
-            high = guess
-        if high - low <= 1:
-            break
-        first, last = low, high
-        while last - first > 1:
-            middle = (first + last) // 2
-            if likely(middle):
-                first = middle
-            else:
-                last = middle
-        guess = first if first not in known and first > low else last if last not in known else (low + high) // 2
-        guess = min(max(guess, low + 1), high - 1)
-    return low
-
-
-def _between(known: dict[int, tuple[int, ...]], number: int) -> list[int]:
-    """Return compute buffers on the straight line through the two nearest numbers that are planned, or those of the one."""
-    if len(known) == 1:
-        return list(*known.values())
-    first, second = sorted(sorted(known), key=lambda each: abs(each - number))[:2]
-    return [
-        one + (other - one) * (number - first) // (second - first)
-        for one, other in zip(known[first], known[second], strict=True)
-    ]
 
 
 def _cell_bytes(sums: list[CacheSum], cells: int) -> int:

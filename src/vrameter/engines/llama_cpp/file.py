@@ -106,11 +106,6 @@ class ModelFile:
     skipped: int = 0
 
     @cached_property
-    def num_tensors(self) -> int:
-        """How many tensors the file has."""
-        return len(self.outside) + sum(len(layer) for layer in self.layers)
-
-    @cached_property
     def tied(self) -> bool:
         """Whether the output matrix is the embedding."""
         return "output.weight" not in self.outside and "token_embd.weight" in self.outside

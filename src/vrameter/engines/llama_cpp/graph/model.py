@@ -215,7 +215,6 @@ def _embedded(builder: Builder, spec: ModelSpec, weights: Mapping[str, Node]) ->
 def _embedded_per_layer(builder: Builder, spec: ModelSpec, weights: Mapping[str, Node], node: Node) -> None:
     """Make the embedding that every layer gets for itself."""
     graph, tokens = builder.graph, builder.batch.num_tokens
-    count = len(spec.layers)
     table = weights["per_layer_token_embd.weight"]
     width = weights["per_layer_proj_norm.weight"].ne[0]
     layers = table.ne[0] // width
@@ -224,7 +223,6 @@ def _embedded_per_layer(builder: Builder, spec: ModelSpec, weights: Mapping[str,
     made = op.same("scale", builder.linear(node, weights, "per_layer_model_proj"))
     made = builder.norm(op.reshape(made, width, layers, tokens), weights, "per_layer_proj_norm", rms=True)
     made = op.same("scale", op.same("add", made, own))
-    assert count
     builder.inputs["per_layer"] = op.cont(op.permute(made, 0, 2, 1, 3))
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 from vrameter.model.gguf_types import BLOCKS
 
 Shape = tuple[int, int, int, int]
-PLAIN_BYTES = {name: size for name, (values, size) in BLOCKS.items() if values == 1}
 VIEWS = frozenset({"view", "reshape", "permute", "transpose"})
 
 

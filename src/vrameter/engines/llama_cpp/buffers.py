@@ -237,9 +237,10 @@ class Planned:
             table = self.file.outside["token_embd.weight"]
             weights["output.weight"] = TensorSpec(table.type, table.ne, placement.output)
         hidden = self.architecture.main.hidden_size
+        alone = self.encoder or (context.embeddings and self.family.embeddings_alone)
         return ModelSpec(
             hidden_size=hidden, layers=tuple(layers), weights=weights, widths=self.widths,
-            widest_value=self.widest_value, windowed=self.window > 0, outputs="hidden" if self.encoder else "logits",
+            widest_value=self.widest_value, windowed=self.window > 0, outputs="hidden" if alone else "logits",
             layer_norm=self.layer_norm, position_count=self.family.position_count,
             scaled_embedding=self.family.scaled_embedding, chosen_at_end=self.family.chosen_at_end,
             keeps_hidden=self.family.keeps_hidden,

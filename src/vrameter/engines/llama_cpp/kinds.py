@@ -46,6 +46,8 @@ class Family:
         Where rows are chosen, as of `ModelSpec`.
     normalised
         Whether experts' weights are divided by their sum; None: as the config says.
+    embeddings_alone
+        Whether no logits are computed where embeddings are asked for.
     """
 
     style: Style = "sequential"
@@ -79,6 +81,7 @@ class Family:
     no_rope_step: int = 0
     temperature: bool = False
     index_top_k: int = 2048
+    embeddings_alone: bool = False
 
 
 _DEEPSEEK = Family(normalised=None, keeps_hidden=True)
@@ -144,7 +147,7 @@ FAMILIES: dict[str, Family] = {
     "nemotron_h": _NEMOTRON_H,
     **dict.fromkeys(
         ("lfm2", "lfm2_moe"),
-        Family(residual_first=True, ffn_residual_first=True, sigmoid=True),
+        Family(residual_first=True, ffn_residual_first=True, sigmoid=True, embeddings_alone=True),
     ),
     "falcon_h1": Family(style="parallel_mixers"),
     **dict.fromkeys(("bert", "xlm-roberta", "roberta"), Family(style="post_norm", rotary="none", layer_norm=True, positions_first=True)),

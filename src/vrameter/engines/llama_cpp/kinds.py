@@ -115,6 +115,7 @@ FAMILIES: dict[str, Family] = {
     "olmo": Family(layer_norm=True, plain_norms=True),
     "olmo2": Family(norm_flat=True), "olmo3": Family(norm_flat=True),
     "exaone4": Family(rotary="window"),
+    **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "hunyuan_vl", "hunyuan_vl_text"), Family(norm_after_rope=True)),
     "glm4": Family(pins_last_norm=True),
     "glm4_moe": Family(normalised=None, sigmoid=True, keeps_hidden=True),
     "mistral": Family(windows=False), "mixtral": Family(windows=False), "starcoder2": Family(windows=False),
@@ -163,7 +164,7 @@ GGUF_NAMES = {
     "glm4moe": "glm4_moe", "chatglm": "glm", "deepseek2": "deepseek_v2", "deepseek32": "deepseek_v32",
     "glm-dsa": "glm_moe_dsa", "minimax-m2": "minimax_m2", "qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe",
     "qwen3next": "qwen3_next", "qwen35": "qwen3_5", "qwen35moe": "qwen3_5_moe", "qwen2vl": "qwen2_vl", "qwen3vl": "qwen3_vl",
-    "qwen3vlmoe": "qwen3_vl_moe", "falcon-h1": "falcon_h1", "lfm2moe": "lfm2_moe",
+    "qwen3vlmoe": "qwen3_vl_moe", "falcon-h1": "falcon_h1", "hunyuan-dense": "hunyuan_v1_dense", "hunyuan-moe": "hunyuan_v1_moe", "lfm2moe": "lfm2_moe",
 }  # fmt: skip
 
 

@@ -181,10 +181,8 @@ class Attention:
                 query = op.reshape(query, heads.key, heads.heads, tokens)
                 key = None if key is None else op.reshape(key, heads.key, heads.kv_heads, tokens)
                 value = None if value is None else op.reshape(value, heads.value, heads.kv_heads, tokens)
-        if "attn_q_norm.weight" in weights:
-            query = builder.norm(query, weights, "attn_q_norm", layer.device)
-        if "attn_k_norm.weight" in weights and key is not None:
-            key = builder.norm(key, weights, "attn_k_norm", layer.device)
+        if not heads.norm_after_rope:
+            query, key = self._normed(query, key, layer)
         if heads.value_norm and value is not None:
             value = op.same("rms_norm", value)
         if flat:
@@ -198,10 +196,21 @@ class Attention:
             key = None if key is None else builder.rope(key, weights)
         if heads.scaled_by_position:
             query = op.same("mul", query, builder.input("temperature", "f32", 1, 1, tokens))
-        if heads.norm_after_rope and heads.rotary:
+        if heads.norm_after_rope and "attn_q_norm.weight" in weights:
+            query, key = self._normed(query, key, layer)
+        elif heads.norm_after_rope and heads.rotary:
             query = op.same("rms_norm", query)
             key = None if key is None else op.same("rms_norm", key)
         return query, key, value, None
+
+    def _normed(self, query: Node, key: Node | None, layer: LayerNodes) -> tuple[Node, Node | None]:
+        """Return queries and keys, normed where the layer has norms for them."""
+        builder, weights = self.builder, layer.weights
+        if "attn_q_norm.weight" in weights:
+            query = builder.norm(query, weights, "attn_q_norm", layer.device)
+        if "attn_k_norm.weight" in weights and key is not None:
+            key = builder.norm(key, weights, "attn_k_norm", layer.device)
+        return query, key
 
     def _views(self, fused: Node, heads: Heads, tokens: int) -> tuple[Node, Node, Node]:
         size, width = fused.nb[0], fused.nb[1]

@@ -161,3 +161,28 @@ def test_the_readme_names_its_commands() -> None:
         assert "pip install . && vrameter llama-3.1-8b --device rtx-4090" in text
         assert "pip install '.[test]' && pytest" in text
         assert "vrameter 8.8B" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "engine"),
+    [
+        (["llama-3.1-8b", "-q", "q4_k_m", "--n-ctx", "8192"], "llama.cpp"),
+        (["llama-3.1-8b", "-q", "q4_k_m"], "llama.cpp"),
+        (["llama-3.1-8b", "-q", "q4_k_m", "--context-length", "8192"], "transformers"),
+        (["llama-3.1-8b", "-q", "mlx-4bit", "--max-kv-size", "4096"], "mlx"),
+        (["llama-3.1-8b"], "transformers"),
+        (["llama-3.1-8b", "--engine", "vllm", "--max-model-len", "8192"], "vllm"),
+    ],
+)
+def test_the_format_points_to_the_engine_and_its_flags(
+    arguments: list[str], engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["estimate", *arguments, "--device", "rtx-4090" if engine != "mlx" else "m3-max", "--format", "json"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out)["request"]["engine"] == engine
+
+
+def test_flags_of_another_engine_get_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["llama-3.1-8b", "--n-ctx", "8192", "--lang", "en"]) == 2
+    assert "add --engine llama.cpp" in capsys.readouterr().err

@@ -27,6 +27,11 @@ def asked(flag: str) -> str | None:
     return None
 
 
+def words() -> tuple[str, ...]:
+    """Return the words of the command line."""
+    return tuple(_arguments)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 answered, 1 does not fit (with --check), 2 unusable, 3 unreachable."""
     given = list(sys.argv[1:] if arguments is None else arguments)

@@ -7,6 +7,7 @@ bounds are those of the field.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 import click
@@ -18,6 +19,7 @@ from vrameter.settings import struct_of, structs
 from vrameter.spec import Parallelism, Request
 
 FORMATS = ("human", "json", "md", "quiet")
+USUAL = "transformers"
 SHORT = {"tensor": "--tp", "pipeline": "--pp", "data": "--dp", "expert": "--ep", "context": "--cp"}
 _THOUSANDS = re.compile(r"(\d+)([kKmM])\Z")
 
@@ -122,10 +124,49 @@ def _degree_options() -> list[click.Parameter]:
 
 
 def _settings_struct() -> type[Any] | None:
-    """Return the settings of the engine that the command line names."""
+    """Return the settings of the engine that the command line names, else of the one that its words point to."""
     from vrameter.cli import asked
 
-    return struct_of(asked("--engine") or "transformers", asked("--task") or "inference")
+    task = asked("--task") or "inference"
+    engine = asked("--engine")
+    if engine or task == "training":
+        return struct_of(engine or USUAL, task)
+    usual, other = struct_of(USUAL), _pointed_to()
+    if other == USUAL:
+        return usual
+    pointed = struct_of(other)
+    return pointed if _knows_all(pointed) and not _knows_all(usual) else usual
+
+
+def _pointed_to() -> str:
+    """Return the engine that the model or the format on the command line is usually run by."""
+    from vrameter.cli import asked, words
+
+    if any(word.lower().startswith("ollama:") for word in words()):
+        return "ollama"
+    format_ = (asked("-q") or asked("--quantization") or "").lower().replace("-", "_")
+    for start, engine in (("mlx", "mlx"), ("exl", "exllama")):
+        if format_.startswith(start):
+            return engine
+    if not format_:
+        return "llama.cpp" if any(word.lower().endswith(".gguf") for word in words()) else USUAL
+    from vrameter.model.gguf_mixture import MIXTURES
+
+    return "llama.cpp" if format_ in MIXTURES else USUAL
+
+
+def _knows_all(struct: type[Any] | None) -> bool:
+    """Say whether every setting among the flags of the command line is one of a struct's."""
+    from vrameter.cli import words
+
+    flags = {word.partition("=")[0][2:].replace("-", "_") for word in words() if word.startswith("--")}
+    settings = {flag.removeprefix("no_") if flag not in _every_setting() else flag for flag in flags} & _every_setting()
+    return struct is not None and settings <= set(struct.__struct_fields__)
+
+
+@lru_cache(maxsize=1)
+def _every_setting() -> frozenset[str]:
+    return frozenset(name for struct in structs().values() for name in struct.__struct_fields__)
 
 
 def flag_of(setting: str) -> str:

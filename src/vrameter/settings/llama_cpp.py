@@ -21,6 +21,13 @@ class LlamaCppSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ]
         | None
     ) = None
+    fit: Annotated[
+        bool, Meta(description="whether a context that is not given shrinks until the model fits with a margin")
+    ] = True
+    fit_target: Annotated[int, Meta(ge=0, le=2**24, description="margin that this leaves free on each GPU [MiB]")] = (
+        1024
+    )
+    fit_ctx: Annotated[int, Meta(ge=1, le=2**30, description="the least context that it shrinks to [tokens]")] = 4096
     n_batch: Annotated[int, Meta(ge=1, le=2**24, description="tokens of a logical batch [tokens]")] = 2048
     n_ubatch: Annotated[
         int, Meta(ge=1, le=2**24, description="tokens of a physical batch, which is what one graph computes [tokens]")

@@ -7,7 +7,10 @@ References
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from vrameter.engines import Answer, Ask
 from vrameter.engines.llama_cpp.buffers import Planned, planned
@@ -22,18 +25,40 @@ from vrameter.model.architecture import Attention
 from vrameter.model.gguf_types import BLOCKS
 from vrameter.settings.llama_cpp import LlamaCppSettings
 from vrameter.spec import check
+from vrameter.units import MIB, format_bytes
 
 # What the converter writes for a model in one of these number formats.
 FILE_TYPES = {"bf16": "bf16", "fp16": "f16", "fp32": "f32"}
 MOST_DEVICES = 16
+CONTEXT_STEP = 256
 TABLE = "token_embd.weight"
 
 
 def estimate(ask: Ask) -> Answer:
     """Return the ledger of every GPU and of the host, and what fits at most."""
     settings: LlamaCppSettings = check(LlamaCppSettings, ask.request.settings, path="settings.")
-    run = deployment(ask, settings)
-    return answer(ask, run, {name: getattr(settings, name) for name in settings.__struct_fields__})
+    run, notes = fitted(ask, settings, deployment(ask, settings))
+    found = answer(ask, run, {name: getattr(settings, name) for name in settings.__struct_fields__})
+    return replace(found, warnings=(*notes, *found.warnings))
+
+
+def fitted(ask: Ask, settings: LlamaCppSettings, run: Deployment) -> tuple[Deployment, tuple[str, ...]]:
+    """Return the deployment after the program's ``--fit``: a context that nobody gave shrinks until a margin stays free.
+
+    Only the context is fitted. Moving layers to the host, which the program would try next, is left to the limits.
+    """
+    if settings.n_ctx or not settings.fit or ask.device is None:
+        return run, ()
+    margin = settings.fit_target * MIB
+    most = deployment(ask, settings, reserved=run.reserved + margin).limits().get("n_ctx")
+    if most is None or most >= run.context.n_ctx:
+        return run, ()
+    tokens = min(run.context.n_ctx, max(settings.fit_ctx, most // CONTEXT_STEP * CONTEXT_STEP))
+    note = tr(
+        "n_ctx is not given: the program's --fit shrinks it from %(whole)s to %(tokens)s tokens, so that %(margin)s stay free.",
+        whole=f"{run.context.n_ctx:,}", tokens=f"{tokens:,}", margin=format_bytes(margin),
+    )  # fmt: skip
+    return deployment(ask, msgspec.structs.replace(settings, n_ctx=tokens)), (note,)
 
 
 def deployment(ask: Ask, settings: LlamaCppSettings, *, reserved: int = 0) -> Deployment:
@@ -83,8 +108,6 @@ def planned_model(ask: Ask, settings: LlamaCppSettings) -> Planned:
 
 def file_plan(ask: Ask, *, imatrix: bool = False) -> WeightPlan:
     """Return how a GGUF file stores the model: as named, else unquantised in the model's own number format."""
-    from dataclasses import replace
-
     plan = ask.weight_plan(imatrix=imatrix)
     if plan.mixture is not None:
         return plan
@@ -94,8 +117,6 @@ def file_plan(ask: Ask, *, imatrix: bool = False) -> WeightPlan:
             field="quantization",
             hint=tr("Give one such as q4_k_m, q8_0, mxfp4_moe or f16."),
         )  # fmt: skip
-    import msgspec
-
     name = FILE_TYPES.get(plan.compute_dtype, "bf16")
     request = msgspec.structs.replace(ask.request, quantization=name, dtype=None)
     return replace(ask, request=request).weight_plan()

@@ -245,7 +245,7 @@ class Planned:
             scaled_embedding=self.family.scaled_embedding, chosen_at_end=self.family.chosen_at_end,
             keeps_hidden=self.family.keeps_hidden,
             embedding_width=hidden * (1 + self.family.deepstack) if self.family.deepstack else 0,
-            positions_first=self.family.positions_first,
+            positions_first=self.family.positions_first, normed_embedding=self.family.normed_embedding,
         )  # fmt: skip
 
     def _moved(self, placement: Placement, number: int, tensors: Mapping[str, FileTensor]) -> frozenset[str]:

@@ -61,6 +61,8 @@ _PART_NORMS = {
 }  # fmt: skip
 # models whose gate and up matrices stay fused in the file
 _KEEPS_FUSED = frozenset({"phi3", "phimoe", "glm", "glm4", "chatglm", "modernbert", "phi4mm"})
+# models whose norms of queries and keys have no weights until a converter writes ones
+_ADDS_NORMS = frozenset({"muse_glimmer", "muse_glimmer_text"})
 _FUSED_EXPERTS = frozenset({"gemma4", "gemma4_text"})
 _PROPORTIONAL = frozenset({"gemma4", "gemma4_text"})
 _FIRST_NORMS = frozenset({
@@ -226,6 +228,10 @@ def _layer(
                 yield FileTensor(found, pieces[0][0], pieces[0][1][::-1])
             continue
         yield from _of_part(architecture, part, tensor, pieces)
+    if architecture.model_type in _ADDS_NORMS:
+        width = next(part.head_dim for part in layer.parts if isinstance(part, Attention))
+        for name in ("attn_q_norm.weight", "attn_k_norm.weight"):
+            yield FileTensor(name, "f32", (width,))
 
 
 Pieces = list[tuple[str, tuple[int, ...]]]
@@ -247,6 +253,9 @@ def _of_part(architecture: Architecture, part: Part, tensor: Tensor, pieces: Pie
         return
     if isinstance(part, Recurrent):
         yield from _of_mixer(part, tensor, pieces, module, suffix)
+        return
+    if isinstance(part, Attention) and tensor.slot == "gate":
+        yield FileTensor("attn_gate" + suffix, pieces[0][0], pieces[0][1][::-1])
         return
     if tensor.name.endswith("e_score_correction_bias") or (tensor.buffer and tensor.role == "router"):
         yield FileTensor("exp_probs_b.bias", "f32", pieces[0][1][::-1])

@@ -46,6 +46,8 @@ class Family:
         Where rows are chosen, as of `ModelSpec`.
     normalised
         Whether experts' weights are divided by their sum; None: as the config says.
+    normed_embedding
+        Whether embeddings are normed, without weights, before the first layer.
     embeddings_alone
         Whether no logits are computed where embeddings are asked for.
     """
@@ -82,6 +84,7 @@ class Family:
     temperature: bool = False
     index_top_k: int = 2048
     embeddings_alone: bool = False
+    normed_embedding: bool = False
 
 
 _DEEPSEEK = Family(normalised=None, keeps_hidden=True)
@@ -115,6 +118,7 @@ FAMILIES: dict[str, Family] = {
     "olmo": Family(layer_norm=True, plain_norms=True),
     "olmo2": Family(norm_flat=True), "olmo3": Family(norm_flat=True),
     "exaone4": Family(rotary="window"),
+    **dict.fromkeys(("muse_glimmer", "muse_glimmer_text"), Family(rotary="window", normed_embedding=True)),
     **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "hunyuan_vl", "hunyuan_vl_text"), Family(norm_after_rope=True)),
     "glm4": Family(pins_last_norm=True),
     "glm4_moe": Family(normalised=None, sigmoid=True, keeps_hidden=True),
@@ -128,7 +132,7 @@ FAMILIES: dict[str, Family] = {
     "gpt_oss": Family(softmax_chosen=True, normalised=False, chosen_at_end="norm", keeps_hidden=True),
     "olmoe": Family(norm_flat=True, normalised=False),
     "minimax_m2": Family(norm_flat=True, sigmoid=True),
-    "deepseek_v2": _DEEPSEEK,
+    "deepseek": Family(normalised=False), "deepseek_v2": _DEEPSEEK,
     **dict.fromkeys(
         ("deepseek_v3", "kimi_k2"), Family(normalised=None, keeps_hidden=True, sigmoid=True, scaled_experts=True)
     ),
@@ -164,7 +168,7 @@ GGUF_NAMES = {
     "glm4moe": "glm4_moe", "chatglm": "glm", "deepseek2": "deepseek_v2", "deepseek32": "deepseek_v32",
     "glm-dsa": "glm_moe_dsa", "minimax-m2": "minimax_m2", "qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe",
     "qwen3next": "qwen3_next", "qwen35": "qwen3_5", "qwen35moe": "qwen3_5_moe", "qwen2vl": "qwen2_vl", "qwen3vl": "qwen3_vl",
-    "qwen3vlmoe": "qwen3_vl_moe", "falcon-h1": "falcon_h1", "hunyuan-dense": "hunyuan_v1_dense", "hunyuan-moe": "hunyuan_v1_moe", "lfm2moe": "lfm2_moe",
+    "qwen3vlmoe": "qwen3_vl_moe", "falcon-h1": "falcon_h1", "muse-glimmer": "muse_glimmer", "hunyuan-dense": "hunyuan_v1_dense", "hunyuan-moe": "hunyuan_v1_moe", "lfm2moe": "lfm2_moe",
 }  # fmt: skip
 
 

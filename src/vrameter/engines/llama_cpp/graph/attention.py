@@ -34,7 +34,7 @@ class Heads:
     norm_flat
         Whether queries and keys are normed over all heads at once, before they are split.
     norm_after_rope
-        Whether they are normed after rotation, without weights.
+        Whether they are normed after rotation; without weights where the layer has none.
     gated
         Whether the query matrix makes an output gate besides.
     shares
@@ -201,7 +201,8 @@ class Attention:
         elif heads.norm_after_rope and heads.rotary:
             query = op.same("rms_norm", query)
             key = None if key is None else op.same("rms_norm", key)
-        return query, key, value, None
+        gate = builder.linear(node, weights, "attn_gate") if "attn_gate.weight" in weights else None
+        return query, key, value, gate
 
     def _normed(self, query: Node, key: Node | None, layer: LayerNodes) -> tuple[Node, Node | None]:
         """Return queries and keys, normed where the layer has norms for them."""

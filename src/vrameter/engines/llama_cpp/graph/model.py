@@ -98,6 +98,7 @@ class ModelSpec:
     keeps_hidden: bool = False
     embedding_width: int = 0
     positions_first: bool = False
+    normed_embedding: bool = False
 
 
 def compute_bytes(
@@ -207,6 +208,8 @@ def _embedded(builder: Builder, spec: ModelSpec, weights: Mapping[str, Node]) ->
         node = op.same("add", places, node) if spec.positions_first else op.same("add", node, places)
     if "token_embd_norm.weight" in weights:
         node = builder.norm(node, weights, "token_embd_norm", spec.layers[0].device)
+    if spec.normed_embedding:
+        node = op.same("rms_norm", node)
     if "per_layer_token_embd.weight" in weights:
         _embedded_per_layer(builder, spec, weights, node)
     return node

@@ -41,6 +41,7 @@ from catalogue_rules import (  # noqa: E402
     without_quantization,
 )  # fmt: skip
 from device_table import build_devices  # noqa: E402
+from pipeline_table import pipelines  # noqa: E402
 from vrameter.errors import VrameterError  # noqa: E402
 from vrameter.model.architecture import Architecture  # noqa: E402
 from vrameter.model.config import SPELLINGS, class_facts  # noqa: E402
@@ -367,6 +368,10 @@ def build(report: Report | None = None) -> dict[str, bytes]:
     report = report or Report()
     rows, configs, rules, names = load()
     models = resolve(rows, Shapes(rows, configs, set(names["official"])), rules)
+    models += [
+        Model(row, config, computed=row["computed_params"], trust=trust) for row, config, trust in pipelines(CATALOG)
+    ]
+    models.sort(key=lambda model: model.id)
     lines, numbers = compacted(models, report)
     encoded = [
         msgspec.json.encode(

@@ -216,7 +216,9 @@ class Layer:
         )
 
 
-ComponentKind = Literal["decoder", "encoder", "vision", "audio", "projector", "head", "mtp", "other"]
+ComponentKind = Literal[
+    "decoder", "encoder", "vision", "audio", "projector", "head", "mtp", "denoiser", "autoencoder", "other",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

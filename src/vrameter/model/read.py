@@ -54,6 +54,11 @@ def read_config(values: Mapping[str, Any], *, name: str = "") -> Architecture:
     cfg = Config(values)
     if not values:
         raise ConfigError(tr("config: is empty."), field="config", hint=tr("Give the config.json of one model."))
+    if "_class_name" in values or "components" in values:
+        from vrameter.model.diffusion.pipeline import is_pipeline, read_pipeline
+
+        if is_pipeline(values):
+            return read_pipeline(values, name=name)
     stated = values.get("model_type")
     if stated is not None and not isinstance(stated, str):
         raise cfg.fail("model_type", "%(value)s is not a text.", value=shown(stated))

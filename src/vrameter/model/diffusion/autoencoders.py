@@ -68,7 +68,7 @@ def both_sides(
 
 @reads("AutoencoderKL", "AutoencoderKLFlux2")
 def autoencoder_kl(cfg: Config, prefix: str) -> Components:
-    """The autoencoder of latent diffusion [1]_, of 4, 16 or 32 channels."""
+    """Read the autoencoder of latent diffusion [1]_, of 4, 16 or 32 channels."""
     channels = cfg.integers("block_out_channels", [128, 256, 512, 512], least=1)
     latent = cfg.integer("latent_channels", 4)
     tensors = both_sides(

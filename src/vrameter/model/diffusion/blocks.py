@@ -77,7 +77,7 @@ def attention(
     )
     if out:
         tensors += linear(f"{prefix}{out}", outputs or source, inner, bias=out_bias, role=role)
-    norms = ("norm_q", "norm_k") if qk_norm else ()
+    norms: tuple[str, ...] = ("norm_q", "norm_k") if qk_norm else ()
     if added:
         for which in ("q", "k", "v"):
             tensors += linear(f"{prefix}add_{which}_proj", inner, added, bias=added_bias, role=role)

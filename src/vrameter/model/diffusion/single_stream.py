@@ -9,7 +9,7 @@ References
 from __future__ import annotations
 
 from vrameter.model import parts
-from vrameter.model.architecture import Layer
+from vrameter.model.architecture import Layer, Tensors
 from vrameter.model.config import Config
 from vrameter.model.diffusion.blocks import attention, embedder, feed_forward, gated_triple, linear, modulation, width
 from vrameter.model.diffusion.joint_transformers import TIME_CHANNELS
@@ -39,7 +39,7 @@ def cogvideox(cfg: Config, prefix: str) -> Components:
         own += embedder("ofs_embedding", ofs, ofs)
     affine = cfg.flag("norm_elementwise_affine", True)
 
-    def norm(name: str) -> parts.Tensors:
+    def norm(name: str) -> Tensors:
         return parts.norm(name, size, bias=True) if affine else ()
 
     own += norm("norm_final") + norm("norm_out.norm") + modulation("norm_out.linear", size, 2, inputs=time)

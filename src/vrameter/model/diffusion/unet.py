@@ -163,7 +163,7 @@ def _residual(name: str, inputs: int, outputs: int, time: int, *, over_time: boo
 
 @reads("UNet2DConditionModel", "UNetSpatioTemporalConditionModel")
 def unet(cfg: Config, prefix: str) -> Components:
-    """The UNet of latent diffusion [1]_: one component, whose every tensor has its place in the names."""
+    """Read the UNet of latent diffusion [1]_ as one component, whose every tensor has its place in the names."""
     plan = unet_plan(cfg)
     over_time = any("SpatioTemporal" in str(name) for name in cfg.sequence("down_block_types", []))
     first, time = plan.down[0].channels, plan.time_channels

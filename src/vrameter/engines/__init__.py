@@ -36,6 +36,7 @@ ENGINES = {
     "ollama": "vrameter.engines.ollama",
     "mlx": "vrameter.engines.mlx",
     "exllama": "vrameter.engines.exllama",
+    "diffusers": "vrameter.engines.diffusers",
 }
 SPLITS_UNEVENLY = frozenset({"transformers", "llama.cpp", "ollama", "exllama"})
 """Engines that share one model among devices of different kinds."""

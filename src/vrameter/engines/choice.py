@@ -41,7 +41,7 @@ def default_engine(
     """
     if request.task != "inference" or architecture is None:
         return USUAL
-    if architecture.class_name.endswith("Pipeline"):
+    if architecture.model_type == "diffusion":
         found = "diffusers"
     elif files == "gguf" and request.quantization is None:
         found = "ollama" if source == "ollama" else FORMATS["gguf"]

@@ -21,6 +21,7 @@ INFERENCE = {
     "ollama": ("ollama", "OllamaSettings"),
     "mlx": ("mlx", "MlxSettings"),
     "exllama": ("exllama", "ExllamaSettings"),
+    "diffusers": ("diffusers", "DiffusersSettings"),
 }
 TRAINING: tuple[str, str] | None = None
 """All training stacks share one struct: the words of the field."""

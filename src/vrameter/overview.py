@@ -37,6 +37,7 @@ def overview(model: object, *, context_length: int = 8192, online: bool = False)
 
     Notes
     -----
+    Of a diffusion pipeline the denoiser is quantised, and inference makes one picture or video of its usual size.
     Formats whose inference is not transformers' (GGUF) stand with the same activations and cache; their own engines
     differ by their compute buffers.
     """
@@ -46,11 +47,12 @@ def overview(model: object, *, context_length: int = 8192, online: bool = False)
     resolved = resolve(model, online=online)
     architecture = resolved.architecture
     assert architecture is not None, "an overview needs a shape"
+    pictures = architecture.model_type == "diffusion"
     limit = architecture.main.max_positions
     tokens = min(context_length, limit) if limit else context_length
-    # Where only weights can be counted, no length makes a difference.
+    # Where only weights can be counted, and for pictures, no length makes a difference.
     common = {"model": model, **({"online": True} if online else {})}
-    question = {**common, "settings": {"context_length": tokens}} if resolved.described else common
+    question = {**common, "settings": {"context_length": tokens}} if resolved.described and not pictures else common
     rows: list[dict[str, Any]] = []
     own = architecture.quantization_config is not None or resolved.table is not None
     entries = (("as published", {}, None, None), *ROWS) if own else ROWS
@@ -88,7 +90,7 @@ def overview(model: object, *, context_length: int = 8192, online: bool = False)
     bf16 = estimate({**question, "dtype": "bf16"})
     return {
         "model": first["model"],
-        "context_length": tokens,
+        "context_length": None if pictures else tokens,
         "kv_cache": bf16.get("kv_cache"),
         "rows": rows,
         "warnings": warnings,

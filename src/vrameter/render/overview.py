@@ -12,11 +12,11 @@ from vrameter.units import format_bytes
 
 
 def _columns(answer: Mapping[str, Any]) -> list[tuple[str, str]]:
-    tokens = f"{answer['context_length']:,}"
+    length = answer["context_length"]
     return [
         (tr("precision"), "left"),
         (tr("weights"), "right"),
-        (tr("inference, %(tokens)s tokens", tokens=tokens), "right"),
+        (tr("inference, %(tokens)s tokens", tokens=f"{length:,}") if length else tr("inference"), "right"),
         (tr("training state"), "right"),
         (tr("rule of thumb: inference"), "right"),
         (tr("training"), "right"),

@@ -78,7 +78,7 @@ class Run:
         denoised = self._denoised(shape)
         encoded = self._encoded(shape)
         for phase, size, source in (
-            ("encode", encoded, "transformers 5.23: the fullest block of the text encoders"),
+            ("text_encode", encoded, "transformers 5.23: the fullest block of the text encoders"),
             ("denoise", denoised, "diffusers 0.42.1: the fullest block of the denoiser"),
         ):
             if size:
@@ -86,12 +86,8 @@ class Run:
                     item("activations", transient_bytes, phases=(phase,), basis="modelled", source=source, fullest=size)
                 )
         items += self._decoded(shape)
-        items += runtime.items(self.ask.device, phases=PHASES, first="encode", alive=items)
-        kept = self.fragments(shape)
-        return Ledger(
-            PHASES,
-            tuple(replace(each, high=max(each.high, kept)) if each.term == "fragmentation" else each for each in items),
-        )
+        items += runtime.items(self.ask.device, phases=PHASES, first="text_encode", alive=items)
+        return Ledger(PHASES, tuple(items))
 
     def fragments(self, shape: Shape) -> int:
         """Return what the allocator keeps after a run of maps too small to be used again. [bytes].
@@ -115,7 +111,7 @@ class Run:
         )  # fmt: skip
 
     def _encoded(self, shape: Shape) -> int:
-        return max((_encode(each, shape) for each in self.modules if each.role == "encode"), default=0)
+        return max((_encode(each, shape) for each in self.modules if each.role == "text_encode"), default=0)
 
     @cached_property
     def vae(self) -> Loaded | None:
@@ -147,7 +143,7 @@ class Run:
         if self.upcast:
             items.append(
                 item(
-                    "temporary", weights_bytes, phases=("decode",), source="diffusers 0.42.1: SDXL's autoencoder decodes in fp32",
+                    "temporary", weights_bytes, phases=("vae_decode",), source="diffusers 0.42.1: SDXL's autoencoder decodes in fp32",
                     quantized=0, scales=0, unquantized=vae.total, buffers=0,
                 )
             )  # fmt: skip
@@ -159,7 +155,7 @@ class Run:
         )
         items.append(
             item(
-                "activations", transient_bytes, phases=("decode",), basis="calibrated", low=low, high=high,
+                "activations", transient_bytes, phases=("vae_decode",), basis="calibrated", low=low, high=high,
                 source="diffusers 0.42.1: the fullest stage of the decoder; cuDNN's copies calibrated on FLUX.1-dev, batches 4 and 8",
                 fullest=max(stages) + finished,
             )

@@ -14,7 +14,7 @@ References
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import msgspec
@@ -190,7 +190,7 @@ def stage_moments(decoder: Decoder, pixels: int, frames: int, element_bytes: int
             factor = edge * edge * slow
             small, pixels, frames = outputs * pixels, pixels * factor, frames * slow
             halved = outputs // 2 if decoder.cached and not decoder.conditioned else outputs
-            padded = ceil_div(outputs * decoder.padded, max(1, frames)) if not decoder.conditioned else 0
+            padded = 0 if decoder.cached else ceil_div(outputs * decoder.padded, max(1, frames))
             upsampled = convolution_bytes(
                 pixels=pixels, inputs=outputs + padded, outputs=halved, beside=outputs if padded else 0,
                 element_bytes=element_bytes, thousandths=thousandths,
@@ -210,6 +210,8 @@ def decode_moments(
 ) -> tuple[list[int], int]:
     """Return the fullest moments of the stages, and what waits beside them: finished pictures, what convolutions have seen."""
     decoder = decoder_of(module)
+    if shape.frames == 1:
+        decoder = replace(decoder, stages=tuple((*stage[:3], 1) for stage in decoder.stages))
     frames, rows, columns = shape.latent
     samples = 1 if slicing else shape.samples
     pixels = samples * shape.height * shape.width * shape.frames

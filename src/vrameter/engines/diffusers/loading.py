@@ -25,7 +25,7 @@ from vrameter.model.schemes import Scheme, parse
 from vrameter.settings.diffusers import DiffusersSettings, ModuleSettings
 
 QKV = ("to_q.", "to_k.", "to_v.", "add_q_proj.", "add_k_proj.", "add_v_proj.")
-PHASES = ("load", "encode", "denoise", "decode")
+PHASES = ("load", "text_encode", "denoise", "vae_decode")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Loaded:
         """The phase that it runs in."""
         if self.name in DENOISERS:
             return "denoise"
-        return "decode" if self.name == "vae" else "encode"
+        return "vae_decode" if self.name == "vae" else "text_encode"
 
     @cached_property
     def kept_wide(self) -> int:

@@ -68,6 +68,10 @@ class Format:
         What explains a value, where only the sum over a matrix is known (a file's own tensors). [bits]
     whole_groups
         Whether a matrix whose inputs are no multiple of `group` stays unquantised (MLX).
+    whole_rows
+        Where not 0: a matrix whose outputs are no multiple of it stays unquantised (torchao's 6-bit floats).
+    padded_columns
+        Inputs are filled up to a multiple of it (torchao's 4-bit integers, in tiles). [elements]
     plain
         Whether it is a number format without any of the above.
     """
@@ -87,6 +91,8 @@ class Format:
     block_bytes: int = 0
     scale_bits: Fraction = Fraction(0)
     whole_groups: bool = False
+    whole_rows: int = 0
+    padded_columns: int = 1
     plain: bool = False
 
     def __hash__(self) -> int:
@@ -106,6 +112,7 @@ class Format:
         columns = shape[-1] if shape else 1
         rows = shape[-2] if len(shape) > 1 else 1
         matrices = elements // (rows * columns)
+        columns = ceil_to(columns, self.padded_columns)
         if self.block_bytes:
             return TensorBytes(matrices * rows * ceil_div(columns, self.group) * self.block_bytes, 0)
         values = matrices * ceil_div(rows * columns * self.bits.numerator, 8 * self.bits.denominator)
@@ -123,6 +130,8 @@ class Format:
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Say whether a matrix can have this format at all."""
+        if self.whole_rows and (len(shape) < 2 or shape[-2] % self.whole_rows):
+            return False
         return not self.whole_groups or (len(shape) > 1 and shape[-1] % self.group == 0)
 
     @property

@@ -62,17 +62,18 @@ def estimate(request: Mapping[str, Any] | Request) -> Response:
     >>> answer["rule_of_thumb"]["gb"]["weights"]
     17.6
     """
+    from vrameter.engines.choice import check_pipeline, default_engine
     from vrameter.sources import resolve
 
     ask = parse(request)
     model = resolve(ask.model, quantization=ask.quantization, online=ask.online)
     device, count = _devices(ask)
     if ask.engine is None:
-        from vrameter.engines.choice import default_engine
-
         files = model.table.kind if model.table is not None else ""
         name = default_engine(ask, model.architecture, device, files=files, source=model.source)
         ask = msgspec.structs.replace(ask, engine=name)
+    elif model.architecture is not None:
+        check_pipeline(ask, model.architecture)
     if ask.method == "rule-of-thumb" or model.architecture is None:
         return _by_rule(ask, model, device, count)
     return _by_architecture(ask, model, _kinds(ask, device, count), count)

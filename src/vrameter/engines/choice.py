@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vrameter.engines import ENGINES
-from vrameter.errors import VrameterError
-from vrameter.settings import struct_of
+from vrameter.errors import RequestError, VrameterError
+from vrameter.i18n import tr
+from vrameter.settings import canonical, struct_of
 
 if TYPE_CHECKING:
     from vrameter.devices import Device
@@ -53,6 +54,16 @@ def default_engine(
     if struct is None or not set(request.settings) <= set(struct.__struct_fields__):
         return USUAL
     return found
+
+
+def check_pipeline(request: Request, architecture: Architecture) -> None:
+    """Refuse an engine that runs no diffusion pipelines for one."""
+    if architecture.model_type == "diffusion" and request.task == "inference" and canonical(request.engine or "") != "diffusers":
+        raise RequestError(
+            tr("engine: '%(value)s' runs no diffusion pipelines.", value=request.engine),
+            field="engine",
+            hint=tr("Use one of: %(names)s.", names="diffusers"),
+        )
 
 
 def _has_graph(architecture: Architecture) -> bool:

@@ -21,6 +21,7 @@ MAX_CONFIG_BYTES = 32 * 2**20
 MAX_FILES = 50_000
 MAX_DEPTH = 3
 REMEMBERED = 16
+PIPELINE = "model_index.json"
 
 Signature = tuple[tuple[str, int, int], ...]
 _MODELS: dict[tuple[str, str | None, str], tuple[Signature, Model]] = {}
@@ -41,7 +42,12 @@ def read(text: str, *, quantization: str | None = None) -> Model:
     except RuntimeError:
         raise _no_file(Path(text)) from None
     if os.path.isdir(path):  # noqa: PTH112
-        return _remembered(snapshot_of(path), None, quantization)
+        folder = snapshot_of(path)
+        if os.path.isfile(folder / PIPELINE):  # noqa: PTH113
+            from vrameter.sources.pipeline_folder import read_pipeline_folder
+
+            return read_pipeline_folder(folder)
+        return _remembered(folder, None, quantization)
     if path.suffix == ".gguf":
         from vrameter.sources.gguf_model import read_model
 

@@ -19,7 +19,6 @@ GB = 10**9
 WEIGHTS_ONLY = "quanto-"
 NOTES = {
     "fluxq-quantoint4(DiT+T5)": "1.4 GB more after loading than its format takes: what quanto keeps of 4-bit matrices is not modelled",
-    "vidgen-LTX-Video": "the pipeline's autoencoder is not recorded, so it is left out",
     "sdxl-fp16+SDPA": "decoding in fp32: cuDNN's copies are calibrated in bf16",
     "sdxl-fp16+SDPA+compile": "decoding in fp32: cuDNN's copies are calibrated in bf16",
     "sdxl-fp16VAEslicing": "attention written out, in a release that is not stated",

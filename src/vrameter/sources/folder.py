@@ -46,7 +46,9 @@ def read(text: str, *, quantization: str | None = None) -> Model:
         if os.path.isfile(folder / PIPELINE):  # noqa: PTH113
             from vrameter.sources.pipeline_folder import read_pipeline_folder
 
-            return read_pipeline_folder(folder)
+            pipeline = read_pipeline_folder(folder)
+            if pipeline is not None:
+                return pipeline
         return _remembered(folder, None, quantization)
     if path.suffix == ".gguf":
         from vrameter.sources.gguf_model import read_model

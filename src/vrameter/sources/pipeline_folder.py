@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from vrameter.sources import Model
 
 
-def read_pipeline_folder(folder: Path) -> Model:
-    """Return the pipeline of a folder that holds a ``model_index.json``.
+def read_pipeline_folder(folder: Path) -> Model | None:
+    """Return the pipeline of a folder that holds a ``model_index.json``; None where a module has no config that can be read.
 
     Raises
     ------
     ConfigError
-        Where it names no modules, or a module's config.json describes none.
+        Where the index names no modules.
     """
     from vrameter.model.diffusion.pipeline import read_pipeline
     from vrameter.sources import Model
@@ -36,7 +36,10 @@ def read_pipeline_folder(folder: Path) -> Model:
     files = {name: folder / name / "config.json" for name in named}
     components: dict[str, Any] = {name: parse_config(file) for name, file in files.items() if file.is_file()}
     config = {"_class_name": index.get("_class_name", ""), "components": components}
-    pipeline = read_pipeline(config, name=folder.resolve().name)
+    try:
+        pipeline = read_pipeline(config, name=folder.resolve().name)
+    except ConfigError:
+        return None  # the headers of its files still tell its weights
     return Model(name=pipeline.name, architecture=pipeline, num_params=pipeline.num_params, source="folder")
 
 

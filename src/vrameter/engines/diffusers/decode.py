@@ -21,8 +21,12 @@ import msgspec
 
 from vrameter.data import read_bytes
 from vrameter.engines.diffusers.shape import Shape
+from vrameter.model.config import Config
 from vrameter.model.diffusion.pipeline import Module
 from vrameter.units import ceil_div
+
+ALL = 2**30
+"""Latent frames of one pass where a video is decoded whole."""
 
 
 class ConvWorkspace(msgspec.Struct, frozen=True):
@@ -59,6 +63,10 @@ class Decoder:
         Frames that a causal convolution puts before its input.
     cached
         Whether convolutions keep what they have seen of frames before.
+    frames_at_once
+        Latent frames of one pass.
+    norm_maps
+        Maps that live in a residual block's norm: its input, the norm, its activation; 5 where it computes in fp32.
     """
 
     stages: tuple[tuple[int, int, int, int], ...]
@@ -69,6 +77,7 @@ class Decoder:
     cached: bool = False
     frames_at_once: int = 1
     layers: int = 2
+    norm_maps: int = 3
 
 
 def residual_bytes(*, pixels: int, inputs: int, beside: int, element_bytes: int) -> int:
@@ -138,6 +147,8 @@ def decoder_of(module: Module) -> Decoder:
             tuple(stages), cfg.integer("z_dim", 16), cfg.integer("out_channels", 3), padded=2, cached=True,
             layers=cfg.integer("num_res_blocks", 2),
         )  # fmt: skip
+    if module.class_name == "AutoencoderKLLTXVideo":
+        return _of_ltx(cfg)
     widths = [*cfg.integers("block_out_channels", [128, 256, 512, 512], least=1)][::-1]
     stages, before = [], widths[0]
     causal = module.class_name in ("AutoencoderKLHunyuanVideo", "AutoencoderKLCogVideoX")
@@ -152,9 +163,20 @@ def decoder_of(module: Module) -> Decoder:
     conditioned = module.class_name == "AutoencoderKLCogVideoX"
     return Decoder(
         tuple(stages), cfg.integer("latent_channels", 4), cfg.integer("out_channels", 3), conditioned=conditioned,
-        padded=2 if causal else 0, cached=conditioned, frames_at_once=2 if conditioned else 5 if causal else 1,
+        padded=2 if causal else 0, cached=conditioned, frames_at_once=2 if conditioned else 5 if causal else ALL,
         layers=cfg.integer("layers_per_block", 2),
     )  # fmt: skip
+
+
+def _of_ltx(cfg: Config) -> Decoder:
+    """Return LTX-Video's decoder, which ends at patches of pixels, and whose norms compute in fp32."""
+    widths = cfg.integers("decoder_block_out_channels", [128, 256, 512, 512], least=1)[::-1]
+    grown = cfg.sequence("decoder_spatio_temporal_scaling", [True, True, True, False])[::-1]
+    rising = zip(widths, [*widths[1:], widths[-1]], [*grown[1:], False], strict=False)
+    stages = tuple((width, after, 2 if larger else 1, 2 if larger else 1) for width, after, larger in rising)
+    return Decoder(
+        stages, cfg.integer("latent_channels", 128), cfg.integer("out_channels", 3), frames_at_once=ALL, norm_maps=5
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +194,7 @@ def stage_moments(decoder: Decoder, pixels: int, frames: int, element_bytes: int
         wider = max(inputs, outputs)
         padded = ceil_div(wider * decoder.padded, max(1, frames))
         latents = 2 * decoder.latent_channels if decoder.conditioned else 0
-        extra = 3 * wider + latents if decoder.conditioned else 0
+        extra = 3 * wider + latents if decoder.conditioned else (decoder.norm_maps - 3) * wider
         residual = residual_bytes(pixels=pixels, inputs=wider, beside=extra, element_bytes=element_bytes)
         convolved = convolution_bytes(
             pixels=pixels, inputs=wider + padded, outputs=outputs, beside=inputs + (wider if padded else 0),
@@ -200,9 +222,10 @@ def stage_moments(decoder: Decoder, pixels: int, frames: int, element_bytes: int
     return moments
 
 
-# Edge of a tile of latents, and how far tiles reach over each other. [diffusers 0.42.1]
-TILE_LATENTS = {"AutoencoderKLHunyuanVideo": 32, "AutoencoderKLWan": 32, "AutoencoderKLQwenImage": 32}
-TILE_OVERLAP = 4
+# Edge of a tile of latents. [diffusers 0.42.1]
+TILE_LATENTS = {
+    "AutoencoderKLHunyuanVideo": 32, "AutoencoderKLWan": 32, "AutoencoderKLQwenImage": 32, "AutoencoderKLLTXVideo": 16,
+}  # fmt: skip
 
 
 def decode_moments(

@@ -112,6 +112,9 @@ def _scales(pipeline: Pipeline, kind: str) -> tuple[int, int]:
         return 2 ** (len(cfg.integers("dim_mult", [1, 2, 4, 4])) - 1), 2 ** sum(
             map(bool, cfg.sequence("temperal_downsample", [False, True, True]))
         )
+    if vae.class_name == "AutoencoderKLLTXVideo":
+        steps = 2 ** sum(map(bool, cfg.sequence("spatio_temporal_scaling", [True, True, True, False])))
+        return cfg.integer("patch_size", 4) * steps, cfg.integer("patch_size_t", 1) * steps
     edge = 2 ** (len(cfg.integers("block_out_channels", [128, 256, 512, 512])) - 1)
     video = "HunyuanVideo" in vae.class_name or "CogVideoX" in vae.class_name
     return edge, cfg.integer("temporal_compression_ratio", 4) if video else 1

@@ -83,3 +83,30 @@ def autoencoder_kl(cfg: Config, prefix: str) -> Components:
     if cfg.flag("use_post_quant_conv", True):
         tensors += parts.conv("post_quant_conv", latent, latent, 1, 1)
     return (Component(kind="autoencoder", name=prefix, hidden_size=channels[-1], tensors=tensors, prefix=prefix),)
+
+
+@reads("AutoencoderKLTemporalDecoder")
+def temporal_decoder(cfg: Config, prefix: str) -> Components:
+    """Read Stable Video Diffusion's autoencoder: the usual encoder, a decoder whose blocks mix the frames."""
+    channels = cfg.integers("block_out_channels", [64], least=1)
+    latent = cfg.integer("latent_channels", 4)
+
+    def block(name: str, inputs: int, outputs: int) -> Tensors:
+        if name.startswith("encoder"):
+            return resnet(name, inputs, outputs, 0)
+        return (
+            *resnet(f"{name}.spatial_res_block", inputs, outputs, 0),
+            *resnet(f"{name}.temporal_res_block", outputs, outputs, 0, 3, 1, 1),
+            *parts.parameter(f"{name}.time_mixer.mix_factor", 1),
+        )
+
+    tensors = both_sides(
+        cfg, channels, cfg.integer("layers_per_block", 1), latent, block,
+        down=lambda name, size: parts.conv(f"{name}.conv", size, size, 3, 3),
+        up=lambda name, size: parts.conv(f"{name}.conv", size, size, 3, 3),
+        edge=lambda name, outputs, inputs: parts.conv(name, outputs, inputs, 3, 3),
+    )  # fmt: skip
+    outputs = cfg.integer("out_channels", 3)
+    tensors += parts.conv("decoder.time_conv_out", outputs, outputs, 3, 1, 1)
+    tensors += parts.conv("quant_conv", 2 * latent, 2 * latent, 1, 1)
+    return (Component(kind="autoencoder", name=prefix, hidden_size=channels[-1], tensors=tensors, prefix=prefix),)

@@ -14,7 +14,8 @@ Reader = Callable[[Config, str], Components]
 # class -> module below this package
 MODULES = {
     "UNet2DConditionModel": "unet", "UNetSpatioTemporalConditionModel": "unet", "AutoencoderKL": "autoencoders",
-    "AutoencoderKLFlux2": "autoencoders",
+    "AutoencoderKLFlux2": "autoencoders", "AutoencoderKLTemporalDecoder": "autoencoders",
+    "AutoencoderKLLTXVideo": "video_autoencoders",
     "AutoencoderKLWan": "video_autoencoders", "AutoencoderKLQwenImage": "video_autoencoders",
     "AutoencoderKLHunyuanVideo": "video_autoencoders", "AutoencoderKLCogVideoX": "video_autoencoders",
     "FluxTransformer2DModel": "joint_transformers", "Flux2Transformer2DModel": "joint_transformers",

@@ -135,3 +135,61 @@ def wan(cfg: Config, prefix: str) -> Components:
                 tensors += cube(f"{name}.time_conv", 2 * size, size, 3, 1, 1)
     tensors += gamma("decoder.norm_out", before) + cube("decoder.conv_out", cfg.integer("out_channels", 3), before)
     return _component(prefix, widths[-1], tensors)
+
+
+@reads("AutoencoderKLLTXVideo")
+def ltx_video(cfg: Config, prefix: str) -> Components:
+    """LTX-Video's autoencoder: patches of pixels, and upsampling that moves channels into space and time."""
+
+    def block(name: str, inputs: int, outputs: int) -> Tensors:
+        tensors = _causal(f"{name}.conv1", outputs, inputs) + _causal(f"{name}.conv2", outputs, outputs)
+        if inputs == outputs:
+            return tensors
+        return (
+            tensors
+            + parts.norm(f"{name}.norm3", inputs, bias=True)
+            + _causal(f"{name}.conv_shortcut", outputs, inputs, 1)
+        )
+
+    for name in ("timestep_conditioning", "upsample_residual", "decoder_inject_noise"):
+        value = cfg.get(name, False)
+        if any(value) if isinstance(value, (list, tuple)) else value:
+            raise cfg.fail(name, "%(value)s: this form of the class is not known here.", value=value)
+    values, latent = cfg.integer("patch_size", 4) ** 2, cfg.integer("latent_channels", 128)
+    edge = values * cfg.integer("patch_size_t", 1)
+    widths = cfg.integers("block_out_channels", [128, 256, 512, 512], least=1)
+    scaled = cfg.sequence("spatio_temporal_scaling", [True, True, True, False])
+    layers = cfg.integers("layers_per_block", [4, 3, 3, 3, 4], least=1)
+    before = widths[0]
+    tensors = _causal("encoder.conv_in", before, edge * cfg.integer("in_channels", 3))
+    for index, width in enumerate(widths):
+        name = f"encoder.down_blocks.{index}"
+        after = widths[min(index + 1, len(widths) - 1)]
+        for place in range(layers[index]):
+            tensors += block(f"{name}.resnets.{place}", width, width)
+        if scaled[index]:
+            tensors += _causal(f"{name}.downsamplers.0", width, width)
+        if after != width:
+            tensors += block(f"{name}.conv_out", width, after)
+        before = after
+    for place in range(layers[-1]):
+        tensors += block(f"encoder.mid_block.resnets.{place}", before, before)
+    tensors += _causal("encoder.conv_out", latent + 1, before)
+    rising = cfg.integers("decoder_block_out_channels", [128, 256, 512, 512], least=1)[::-1]
+    grown = cfg.sequence("decoder_spatio_temporal_scaling", [True, True, True, False])[::-1]
+    counts = cfg.integers("decoder_layers_per_block", [4, 3, 3, 3, 4], least=1)[::-1]
+    before = rising[0]
+    tensors += _causal("decoder.conv_in", before, latent)
+    for place in range(counts[0]):
+        tensors += block(f"decoder.mid_block.resnets.{place}", before, before)
+    for index, width in enumerate(rising):
+        name = f"decoder.up_blocks.{index}"
+        if width != before:
+            tensors += block(f"{name}.conv_in", before, width)
+        if grown[index]:
+            tensors += _causal(f"{name}.upsamplers.0.conv", 8 * width, width)
+        for place in range(counts[index + 1]):
+            tensors += block(f"{name}.resnets.{place}", width, width)
+        before = width
+    tensors += _causal("decoder.conv_out", edge * cfg.integer("out_channels", 3), before)
+    return _component(prefix, widths[-1], tensors)

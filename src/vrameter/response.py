@@ -18,7 +18,6 @@ from vrameter.units import format_count
 if TYPE_CHECKING:
     from vrameter.devices import Device
     from vrameter.ledger import Ledger
-    from vrameter.model.architecture import Architecture
     from vrameter.sources import Model
 
 SCHEMA_VERSION = 1

@@ -58,7 +58,11 @@ def default_engine(
 
 def check_pipeline(request: Request, architecture: Architecture) -> None:
     """Refuse an engine that runs no diffusion pipelines for one."""
-    if architecture.model_type == "diffusion" and request.task == "inference" and canonical(request.engine or "") != "diffusers":
+    if (
+        architecture.model_type == "diffusion"
+        and request.task == "inference"
+        and canonical(request.engine or "") != "diffusers"
+    ):
         raise RequestError(
             tr("engine: '%(value)s' runs no diffusion pipelines.", value=request.engine),
             field="engine",

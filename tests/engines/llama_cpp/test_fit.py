@@ -13,7 +13,13 @@ GIB = 2**30
 
 def ask(device: str, **settings: Any) -> vrameter.Response:
     return vrameter.estimate(
-        {"model": "llama-3.1-8b", "quantization": "q4_k_m", "engine": "llama.cpp", "device": device, "settings": settings}
+        {
+            "model": "llama-3.1-8b",
+            "quantization": "q4_k_m",
+            "engine": "llama.cpp",
+            "device": device,
+            "settings": settings,
+        }
     )
 
 

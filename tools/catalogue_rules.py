@@ -19,7 +19,7 @@ JUNK = re.compile(
     r"suppress_tokens|begin_suppress|forced_|task_specific|temperature|sampling_rate|pretraining_tp|"
     r"length_penalty|early_stopping|no_repeat|num_return|repetition|chunk_size_feed_forward|auto_map|"
     r"_name_or_path|tokenizer|gradient_checkpointing|scoring_func|topk_method|norm_topk_prob|routed_scaling|"
-    r"softcap|logits_scaling|^swiglu|_hidden_act$|^hidden_act$|^activation_function$|residual_multiplier|"
+    r"softcap|logits_scaling|^swiglu|residual_multiplier|"
     r"^time_step|_placeholder$|^attn_implementation$|^_attn|^producer$|mm_tunable|"
     r"^output_(router|attentions|hidden)|return_dict|^problem_type$"
 )

@@ -13,13 +13,19 @@ from typing import Any, get_args, get_origin, get_type_hints
 import click
 from msgspec import Meta
 
-from vrameter.errors import RequestError
+from vrameter.errors import RequestError, VrameterError
 from vrameter.i18n import tr
 from vrameter.settings import struct_of, structs
 from vrameter.spec import Parallelism, Request
 
 FORMATS = ("human", "json", "md", "quiet")
 USUAL = "transformers"
+# Flags that are no engine's settings.
+COMMON = frozenset({
+    "config", "task", "method", "dtype", "quantization", "device", "num_devices", "engine", "engine_version", "set", "format",
+    "check", "term", "online", "help", *(f"{name}_parallel" for name in ("tensor", "pipeline", "data", "expert", "context")),
+    "tp", "pp", "dp", "ep", "cp",
+})  # fmt: skip
 SHORT = {"tensor": "--tp", "pipeline": "--pp", "data": "--dp", "expert": "--ep", "context": "--cp"}
 _THOUSANDS = re.compile(r"(\d+)([kKmM])\Z")
 
@@ -131,11 +137,11 @@ def _settings_struct() -> type[Any] | None:
     engine = asked("--engine")
     if engine or task == "training":
         return struct_of(engine or USUAL, task)
-    usual, other = struct_of(USUAL), _pointed_to()
-    if other == USUAL:
+    usual = struct_of(USUAL)
+    if _knows_all(usual):
         return usual
-    pointed = struct_of(other)
-    return pointed if _knows_all(pointed) and not _knows_all(usual) else usual
+    pointed = struct_of(_pointed_to())
+    return pointed if _knows_all(pointed) else usual
 
 
 def _pointed_to() -> str:
@@ -149,10 +155,21 @@ def _pointed_to() -> str:
         if format_.startswith(start):
             return engine
     if not format_:
-        return "llama.cpp" if any(word.lower().endswith(".gguf") for word in words()) else USUAL
+        if any(word.lower().endswith(".gguf") for word in words()):
+            return "llama.cpp"
+        return "diffusers" if any(_is_pipeline(word) for word in words() if not word.startswith("-")) else USUAL
     from vrameter.model.gguf_mixture import MIXTURES
 
     return "llama.cpp" if format_ in MIXTURES else USUAL
+
+
+def _is_pipeline(word: str) -> bool:
+    from vrameter.sources import catalogue
+
+    try:
+        return catalogue.find(word).family == "diffusion"
+    except VrameterError:
+        return False
 
 
 def _knows_all(struct: type[Any] | None) -> bool:
@@ -160,6 +177,8 @@ def _knows_all(struct: type[Any] | None) -> bool:
     from vrameter.cli import words
 
     flags = {word.partition("=")[0][2:].replace("-", "_") for word in words() if word.startswith("--")}
+    if struct is not None and flags <= {*struct.__struct_fields__, *COMMON}:
+        return True
     settings = {flag.removeprefix("no_") if flag not in _every_setting() else flag for flag in flags} & _every_setting()
     return struct is not None and settings <= set(struct.__struct_fields__)
 

@@ -38,7 +38,7 @@ def test_a_balanced_plan_bounds_all_but_the_last() -> None:
 def test_the_first_device_keeps_room_for_the_largest_layer() -> None:
     assert planned([4, 4, 4, 4], [9, 9], 100) == (0, 1, 1, HOST)
     assert planned([4, 4, 4, 4], [9, 9], 9) == (0, 1, 1, HOST)
-    assert planned([4, 4, 4, 4], [9, 9], 7) == (0, 1, 1, DISK)
+    assert planned([4, 4, 4, 4], [9, 9], 3) == (0, 1, 1, DISK)
 
 
 def test_what_does_not_fit_goes_to_the_host() -> None:

@@ -1,7 +1,7 @@
 """Which device holds which layers: ``device_map`` as transformers plans it, whole layers in turn.
 
 A plan walks through the modules in order and fills one device after the other, host memory and the disk last. Device 0
-and the CPU keep room for the largest layer, so that one which lies further out can be brought in to run. A balanced plan
+and the CPU keep room for the largest layer still to come, so that one which lies further out can be brought in to run. A balanced plan
 first bounds every GPU but the last by an equal part of the model and a quarter more than its largest module. Layers that
 lie on the CPU or the disk run on the first GPU, where their caches are, and bring in one module at a time.
 
@@ -79,13 +79,13 @@ def planned(sizes: Sequence[int], rooms: Sequence[int], host: int) -> tuple[int,
     """Return the place of each piece: devices are filled in turn, then the host, then the disk [1]_.
 
     >>> planned([4, 4, 4, 4], [9, 9], 100), planned([4, 4, 4, 4], [9], 4), planned([4, 4], [9], 100)
-    ((0, 1, 1, -1), (0, -2, -2, -2), (0, -1))
+    ((0, 1, 1, -1), (0, -2, -2, -2), (0, 0))
     """
     order = [*range(len(rooms)), HOST, DISK]
     capacity = {**dict(enumerate(rooms)), HOST: host, DISK: UNBOUNDED}
-    largest = list(sizes)
+    largest = [0] * len(sizes)  # of the pieces that follow
     for index in range(len(sizes) - 2, -1, -1):
-        largest[index] = max(largest[index], largest[index + 1])
+        largest[index] = max(sizes[index + 1], largest[index + 1])
     found: list[int] = []
     at = used = 0
     for index, size in enumerate(sizes):
@@ -195,7 +195,7 @@ def _shared_out(
         places = tuple(len(rooms) - 1 if place in (HOST, DISK) else place for place in places)
     held = placed(whole, places)
     away = [index for index, place in enumerate(places) if place in (HOST, DISK)]
-    last = 0 if places[-1] in (HOST, DISK) else places[-1]
+    last = _place_of_head(order, places)
     shares = []
     for place, holds in held.items():
         if place == 0 and away:
@@ -208,6 +208,16 @@ def _shared_out(
         shares.insert(0, Share(0, _nothing(whole), runs, _visiting(plan, order, away), last == 0))
     shares += [Share(place, held[place], _nothing(whole), last=False) for place in (HOST, DISK) if place in held]
     return tuple(shares)
+
+
+def _place_of_head(order: Sequence[tuple[Component, int | None]], places: Sequence[int]) -> int:
+    """Return the GPU that makes logits: where the head is, which a table that it is tied to takes along."""
+    found = places[-1]
+    for slot in ("token", "head"):
+        for (component, index), place in zip(order, places, strict=True):
+            if index is None and any(tensor.slot == slot for tensor in component.tensors):
+                found = place
+    return 0 if found in (HOST, DISK) else found
 
 
 def _nothing(whole: Architecture) -> Architecture:

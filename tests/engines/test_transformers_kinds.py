@@ -153,3 +153,15 @@ def test_what_a_model_cannot_take_is_refused(settings: dict[str, Any], field: st
 def test_experts_are_stacked_while_they_load() -> None:
     answer = ask("qwen3-30b-a3b")
     assert lines(answer, "temporary", "load") == [128 * 2 * 768 * 2048 * 2]
+
+
+def test_masks_are_filled_from_logits_of_all_positions() -> None:
+    config = {"model_type": "bert", "architectures": ["BertForMaskedLM"], "vocab_size": 30522, "dtype": "bfloat16"}
+    asked = {"batch_size": 8, "context_length": 512}
+
+    def logits(**settings: int) -> list[int]:
+        answer = vrameter.estimate({"model": {"config": config}, "settings": {**asked, **settings}})
+        return lines(answer, "logits", "forward")
+
+    assert logits(logits_to_keep=0) == [8 * 512 * 30522 * 2]
+    assert not logits()

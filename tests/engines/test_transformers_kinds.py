@@ -165,3 +165,9 @@ def test_masks_are_filled_from_logits_of_all_positions() -> None:
 
     assert logits(logits_to_keep=0) == [8 * 512 * 30522 * 2]
     assert not logits()
+
+
+def test_latent_vectors_are_expanded_at_every_step() -> None:
+    """DeepSeek-V2-Lite: 16 heads of 128 + 64 and 128."""
+    answer = ask("deepseek-v2-lite", context_length=4096)
+    assert 4096 * 16 * (2 * 128 + 64 + 128) * 2 in lines(answer, "temporary", "decode")

@@ -313,6 +313,20 @@ def repeated_kv_bytes(
     return num_seqs * num_tokens * num_heads * (head_dim + value_dim) * element_bytes
 
 
+def expanded_latent_bytes(
+    *, num_seqs: int, num_tokens: int, num_heads: int, nope_dim: int, rope_dim: int, value_dim: int, element_bytes: int
+) -> int:
+    """Return keys and values of one layer made from the latent vectors of every cached token.
+
+    transformers does so for every token that it generates: the product of the expanding matrix, and keys joined from it.
+
+    Formula::
+
+        num_seqs * num_tokens * num_heads * (2 * nope_dim + rope_dim + value_dim) * element_bytes
+    """
+    return num_seqs * num_tokens * num_heads * (2 * nope_dim + rope_dim + value_dim) * element_bytes
+
+
 def generated_logits_bytes(*, num_rows: int, num_seqs: int, vocab_size: int, element_bytes: int, copies: int) -> int:
     """Return the logits that `generate` computes, and fp32 copies of each sequence's last.
 

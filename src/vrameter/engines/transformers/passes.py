@@ -31,6 +31,14 @@ def _attentions(component: Component) -> tuple[Attention, ...]:
 
 
 @remembered
+def _latent(component: Component) -> LatentAttention | None:
+    """Return the widest latent attention over all tokens, None where there is none."""
+    parts = (part for layer, _ in component.layer_groups for part in layer.parts)
+    found = [part for part in parts if isinstance(part, LatentAttention) and part.compression == 1]
+    return max(found, key=lambda part: part.num_heads * (2 * part.nope_dim + part.value_dim), default=None)
+
+
+@remembered
 def _is_biased(component: Component) -> bool:
     return any("relative_attention_bias" in tensor.name for tensor, _ in component.counted_tensors())
 
@@ -109,6 +117,16 @@ def activation_items(
     if not shape.answers:
         return items
     items += _pass_items(main, "decode", num_seqs, 1, shape.total, element, "fused", 0)
+    latent = _latent(main)
+    if latent is not None:
+        items.append(
+            item(
+                "temporary", act.expanded_latent_bytes, phases=("decode",), basis="modelled",
+                source="transformers 5.23: the cache is compressed, and one layer's keys and values are made of it at every step",
+                num_seqs=num_seqs, num_tokens=min(shape.total, latent.window or shape.total), num_heads=latent.num_heads,
+                nope_dim=latent.nope_dim, rope_dim=latent.rope_dim, value_dim=latent.value_dim, element_bytes=element,
+            )
+        )  # fmt: skip
     grouped = [part for part in _attentions(main) if part.num_kv_heads < part.num_heads and part.scope != "cross"]
     if grouped and (kernel == "eager" or (kernel == "repeated" and is_static(settings))):
         part = max(grouped, key=lambda each: each.num_heads * (each.head_dim + each.value_dim))

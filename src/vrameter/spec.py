@@ -37,7 +37,7 @@ INFERENCE_ENGINES = (
 )
 TRAINING_ENGINES = (
     "transformers", "trl", "deepspeed", "torchtune", "torchtitan", "litgpt", "megatron", "axolotl", "llama-factory",
-    "ms-swift", "unsloth",
+    "ms-swift", "unsloth", "fsdp_qlora", "megatron-swift", "megatron-bridge", "diffusers", "finetrainers", "timm", "ultralytics",
 )  # fmt: skip
 
 
@@ -48,6 +48,8 @@ class Parallelism(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     pipeline: Annotated[int, Meta(ge=1, le=4096, description="devices that split the layers")] = 1
     data: Annotated[int, Meta(ge=1, le=65536, description="copies that serve different sequences")] = 1
     expert: Annotated[int, Meta(ge=1, le=4096, description="devices that split the experts")] = 1
+    expert_tensor: Annotated[int, Meta(ge=1, le=4096, description="devices that split each expert")] | None = None
+    virtual_pipeline: Annotated[int, Meta(ge=1, le=4096, description="turns that a stage takes in a pipeline")] = 1
     context: Annotated[int, Meta(ge=1, le=4096, description="devices that split the tokens")] = 1
     sequence: bool = False
     zero_stage: Annotated[int, Meta(ge=0, le=3)] = 0

@@ -23,7 +23,7 @@ INFERENCE = {
     "exllama": ("exllama", "ExllamaSettings"),
     "diffusers": ("diffusers", "DiffusersSettings"),
 }
-TRAINING: tuple[str, str] | None = None
+TRAINING: tuple[str, str] | None = ("training", "TrainingSettings")
 """All training stacks share one struct: the words of the field."""
 
 ALIASES = {

@@ -1,0 +1,329 @@
+"""What an optimizer keeps per parameter, and what one step of it takes for a moment.
+
+State follows the dtype of the parameters (PyTorch's optimizers) unless there are fp32 master weights. The ``foreach``
+form of an optimizer works on lists of all tensors at once, so that one temporary as large as all of them stands
+beside them; the ``fused`` form has none; the loop needs a few copies of the largest tensor.
+
+References
+----------
+.. [1] PyTorch 2.13, ``torch/optim/adamw.py``, ``adam.py``, ``sgd.py``, ``rmsprop.py``, ``_adafactor.py``, ``_muon.py``.
+.. [2] bitsandbytes 0.50, ``optim/optimizer.py``: blocks of 256 with an fp32 scale; tensors below 4096 elements in fp32.
+.. [3] torchao, ``optim``: 8-bit blocks of 256, 4-bit blocks of 128, fp8 blocks of 256.
+.. [4] N. Shazeer, M. Stern, "Adafactor", 2018, arXiv:1804.04235; J. Zhao et al., "GaLore", 2024, arXiv:2403.03507;
+       H. Zhu et al., "APOLLO", 2024, arXiv:2412.05270; N. Vyas et al., "SOAP", 2024, arXiv:2409.11321.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Literal
+
+from vrameter.errors import RequestError, UnknownNameError
+from vrameter.i18n import tr
+from vrameter.units import ceil_div
+
+Step = Literal["foreach", "fused", "loop", "none"]
+# Block-wise optimizers keep tensors below this size in fp32. [elements] [bitsandbytes, min_8bit_size]
+SMALL = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """How an optimizer keeps its state.
+
+    Parameters
+    ----------
+    moments
+        Numbers kept per parameter, in the dtype of the state.
+    bits
+        Width of a quantised state; 0 where it is not quantised. [bits]
+    block
+        Elements that share one fp32 scale.
+    step
+        Which form the step takes.
+    temporaries
+        Copies of all tensors (``foreach``) or of the largest (``loop``) that a step takes.
+    paged
+        Whether the state lies in memory that the driver can move to the host.
+    factored
+        Whether matrices keep row and column sums instead of a second moment.
+    projected
+        ``galore`` or ``apollo``: matrices keep moments of a low-rank projection.
+    matrices_only
+        Whether it serves matrices inside layers alone and AdamW the rest (Muon, Shampoo, SOAP).
+    shards
+        Whether ZeRO can split it across devices.
+    """
+
+    name: str
+    moments: int = 2
+    bits: int = 0
+    block: int = 256
+    step: Step = "fused"
+    temporaries: int = 0
+    paged: bool = False
+    factored: bool = False
+    projected: str = ""
+    matrices_only: bool = False
+    preconditioned: int = 0
+    shards: bool = True
+    gradient_free: bool = False
+
+
+def _adam(name: str, step: Step, **more: object) -> Optimizer:
+    return Optimizer(name, step=step, temporaries={"foreach": 1, "loop": 3}.get(step, 0), **more)  # type: ignore[arg-type]
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    each.name: each
+    for each in (
+        _adam("adamw_torch", "foreach"),
+        _adam("adamw_torch_fused", "fused"),
+        _adam("adamw_torch_loop", "loop"),
+        _adam("adamw_torch_xla", "loop"),
+        _adam("adamw_torch_npu_fused", "fused"),
+        _adam("adamw_apex_fused", "fused"),
+        _adam("adamw_hf", "loop"),
+        _adam("adam", "fused"),
+        _adam("adamw", "foreach"),
+        _adam("amsgrad", "foreach", moments=3),
+        _adam("adamw_anyprecision", "loop"),
+        _adam("adamw_torch_8bit", "loop", bits=8),
+        _adam("adamw_torch_4bit", "loop", bits=4, block=128),
+        _adam("adamw_torch_fp8", "loop", bits=8),
+        _adam("adamw_bnb_8bit", "none", bits=8),
+        _adam("adamw_8bit", "none", bits=8),
+        _adam("ademamix", "none", moments=3),
+        _adam("ademamix_8bit", "none", moments=3, bits=8),
+        _adam("paged_ademamix_32bit", "none", moments=3, paged=True),
+        _adam("paged_ademamix_8bit", "none", moments=3, bits=8, paged=True),
+        _adam("paged_adamw_32bit", "none", paged=True),
+        _adam("paged_adamw", "none", paged=True),
+        _adam("paged_adamw_8bit", "none", bits=8, paged=True),
+        Optimizer("sgd", moments=0, step="foreach"),
+        Optimizer("sgd_momentum", moments=1, step="foreach"),
+        Optimizer("adagrad", moments=1, step="foreach", temporaries=1),
+        Optimizer("rmsprop", moments=1, step="foreach", temporaries=1),
+        Optimizer("rmsprop_bnb", moments=1, step="none"),
+        Optimizer("rmsprop_bnb_8bit", moments=1, bits=8, step="none"),
+        Optimizer("lion", moments=1, step="loop", temporaries=1),
+        Optimizer("lion_32bit", moments=1, step="none"),
+        Optimizer("lion_8bit", moments=1, bits=8, step="none"),
+        Optimizer("paged_lion_32bit", moments=1, step="none", paged=True),
+        Optimizer("paged_lion_8bit", moments=1, bits=8, step="none", paged=True),
+        Optimizer("adafactor", moments=0, factored=True, step="loop", temporaries=5),
+        Optimizer("adafactor_torch", moments=0, factored=True, step="loop", temporaries=2),
+        Optimizer("muon", moments=1, step="loop", temporaries=5, matrices_only=True, shards=False),
+        Optimizer("shampoo", moments=1, step="loop", temporaries=4, matrices_only=True, preconditioned=2, shards=False),
+        Optimizer("soap", moments=2, step="loop", temporaries=4, matrices_only=True, preconditioned=2, shards=False),
+        Optimizer("sophia", moments=2, step="loop", temporaries=2),
+        Optimizer("adam_mini", moments=1, step="loop", temporaries=2),
+        Optimizer("schedule_free_adamw", moments=2, step="foreach", temporaries=1),
+        Optimizer("schedule_free_radam", moments=2, step="foreach", temporaries=1),
+        Optimizer("schedule_free_sgd", moments=1, step="foreach"),
+        Optimizer("stable_adamw", moments=2, step="loop", temporaries=2),
+        Optimizer("grokadamw", moments=3, step="loop", temporaries=2),
+        Optimizer("lomo", moments=0, step="none", gradient_free=True, shards=False),
+        Optimizer("adalomo", moments=0, factored=True, step="none", gradient_free=True, shards=False),
+        Optimizer("galore_adamw", projected="galore", step="loop", temporaries=3, shards=False),
+        Optimizer("galore_adamw_8bit", projected="galore", bits=8, step="loop", temporaries=3, shards=False),
+        Optimizer("galore_adafactor", moments=0, factored=True, projected="galore", step="loop", temporaries=3, shards=False),
+        Optimizer("galore_adamw_layerwise", projected="galore", step="loop", temporaries=3, gradient_free=True, shards=False),
+        Optimizer("galore_adamw_8bit_layerwise", projected="galore", bits=8, step="loop", temporaries=3, gradient_free=True,
+                  shards=False),
+        Optimizer("galore_adafactor_layerwise", moments=0, factored=True, projected="galore", step="loop", temporaries=3,
+                  gradient_free=True, shards=False),
+        Optimizer("apollo_adamw", projected="apollo", step="loop", temporaries=3, shards=False),
+        Optimizer("apollo_adamw_layerwise", projected="apollo", step="loop", temporaries=3, gradient_free=True, shards=False),
+        Optimizer("lisa_adamw", step="foreach", temporaries=1, shards=False),
+        Optimizer("lora_fa", step="loop", temporaries=3),
+    )
+}  # fmt: skip
+ALIASES = {
+    "adamw_torch_foreach": "adamw_torch", "adamw_bnb": "adamw_bnb_8bit", "adamw_fused": "adamw_torch_fused", "fusedadam": "adam",
+    "fused_adam": "adam", "cpu_adam": "adam", "deepspeedcpuadam": "adam", "momentum": "sgd_momentum", "adamw8bit": "adamw_bnb_8bit",
+    "pagedadamw8bit": "paged_adamw_8bit", "pagedadamw": "paged_adamw_32bit", "ao_adamw_8bit": "adamw_torch_8bit",
+    "ao_adamw_4bit": "adamw_torch_4bit", "ao_adamw_fp8": "adamw_torch_fp8", "dion": "muon", "rmsprop_32bit": "rmsprop_bnb",
+}  # fmt: skip
+
+
+def optimizer(name: str) -> Optimizer:
+    """Return an optimizer by the name that transformers' ``optim`` has for it, or its own.
+
+    >>> optimizer("adamw_torch_fused").temporaries
+    0
+    """
+    lowered = name.strip().lower().replace("-", "_")
+    lowered = ALIASES.get(lowered, lowered)
+    found = OPTIMIZERS.get(lowered)
+    if found is None:
+        raise UnknownNameError(
+            tr("settings.optimizer: '%(value)s' is not an optimizer known here.", value=name),
+            lowered,
+            OPTIMIZERS,
+            field="settings.optimizer",
+            otherwise=tr("Use one of: %(names)s.", names=", ".join(OPTIMIZERS)),
+        )
+    return found
+
+
+def state_bytes(*, num_params: int, moments: int, element_bytes: int) -> int:
+    """Return what an unquantised optimizer keeps.
+
+    Formula::
+
+        num_params * moments * element_bytes
+
+    Examples
+    --------
+    AdamW on bf16 parameters keeps 4 bytes each:
+
+    >>> state_bytes(num_params=1, moments=2, element_bytes=2)
+    4
+    """
+    return num_params * moments * element_bytes
+
+
+def quantized_state_bytes(*, num_params: int, moments: int, bits: int, block: int) -> int:
+    """Return what a block-wise quantised optimizer keeps: packed numbers and an fp32 scale per block.
+
+    Formula::
+
+        moments * (ceil_div(num_params * bits, 8) + 4 * ceil_div(num_params, block))
+
+    Examples
+    --------
+    Two 8-bit moments with a scale for 256 elements, 2.03125 bytes each:
+
+    >>> quantized_state_bytes(num_params=2**20, moments=2, bits=8, block=256) / 2**20
+    2.03125
+    """
+    return moments * (ceil_div(num_params * bits, 8) + 4 * ceil_div(num_params, block))
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A trained tensor as an optimizer sees it.
+
+    Parameters
+    ----------
+    times
+        How many are alike.
+    matrix
+        Whether it is a matrix inside a layer, which low-rank and matrix optimizers take.
+    share
+        Devices among which its state is split.
+    """
+
+    shape: tuple[int, ...]
+    element: int
+    times: int = 1
+    matrix: bool = False
+    embedding: bool = False
+    share: int = 1
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return prod(self.shape)
+
+
+def state_of(rule: Optimizer, tensor: Parameter, *, element: int, rank: int = 128) -> int:
+    """Return what an optimizer keeps for one tensor. [bytes].
+
+    Parameters
+    ----------
+    element
+        Size of one number of an unquantised moment. [bytes]
+    rank
+        Rank of a projection.
+    """
+    size = tensor.size
+    if rule.projected and tensor.matrix and len(tensor.shape) >= 2:
+        return _projected(rule, tensor, element, rank)
+    if rule.matrices_only and not (tensor.matrix and len(tensor.shape) >= 2):
+        return size * 2 * element
+    if rule.factored:
+        if len(tensor.shape) < 2:
+            return size * 4
+        rows, columns = tensor.shape[-2:]
+        return size // (rows * columns) * (rows + columns) * 4 + rule.moments * size * element
+    moments = _moments(rule, tensor, size, element)
+    if rule.preconditioned and len(tensor.shape) >= 2:
+        rows, columns = tensor.shape[-2:]
+        moments += rule.preconditioned * size // (rows * columns) * (rows**2 + columns**2) * 4
+    return moments
+
+
+def _moments(rule: Optimizer, tensor: Parameter, size: int, element: int) -> int:
+    if not rule.bits:
+        return size * rule.moments * element
+    if size < SMALL or tensor.embedding and rule.step == "none":
+        return size * rule.moments * 4
+    return quantized_state_bytes(num_params=size, moments=rule.moments, bits=rule.bits, block=rule.block)
+
+
+def _projected(rule: Optimizer, tensor: Parameter, element: int, rank: int) -> int:
+    rows, columns = tensor.shape[-2:]
+    small, large = min(rows, columns), max(rows, columns)
+    rank = min(rank, small)
+    stack = tensor.size // (rows * columns)
+    inner = _moments(rule, tensor, rank * large, element) if not rule.factored else (rank + large) * 4
+    projector = small * rank * element if rule.projected == "galore" else 0
+    return stack * (inner + projector)
+
+
+def step_bytes(rule: Optimizer, tensors: Iterable[Parameter], *, element: int) -> int:
+    """Return what one step takes beside weights, gradients and state. [bytes].
+
+    Parameters
+    ----------
+    element
+        Size of one number that the step works on: of the parameter, or of its master copy. [bytes]
+    """
+    sizes = [(ceil_div(tensor.size, tensor.share), tensor) for tensor in tensors]
+    if rule.step == "foreach":
+        return rule.temporaries * element * sum(size * tensor.times for size, tensor in sizes)
+    if rule.step != "loop":
+        return 0
+    if rule.matrices_only:
+        matrices = [size for size, tensor in sizes if tensor.matrix and len(tensor.shape) >= 2]
+        return rule.temporaries * 2 * max(matrices, default=0)
+    wide = 4 if rule.factored or rule.projected or rule.bits else element
+    return rule.temporaries * wide * max((size for size, _ in sizes), default=0)
+
+
+@lru_cache(maxsize=64)
+def options(text: str | None) -> dict[str, str]:
+    """Return the options of an optimizer: ``rank=128/update_proj_gap=200`` or separated by commas."""
+    if not text:
+        return {}
+    pairs = [each.partition("=") for each in text.replace("/", ",").split(",") if each.strip()]
+    if any(not equals for _, equals, _ in pairs):
+        raise RequestError(
+            tr("settings.optimizer_args: '%(value)s' is not NAME=VALUE, ...", value=text),
+            field="settings.optimizer_args",
+            hint=tr("Give %(expected)s.", expected="rank=128,update_proj_gap=200"),
+        )
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def projection_rank(args: str | None) -> int:
+    """Return the rank of a projecting optimizer. [rank]."""
+    found = options(args)
+    for name in ("rank", "galore_rank", "apollo_rank"):
+        if name in found:
+            try:
+                return max(1, int(found[name]))
+            except ValueError:
+                break
+    return 128
+
+
+__all__ = [
+    "OPTIMIZERS", "Optimizer", "Parameter", "optimizer", "options", "projection_rank", "quantized_state_bytes", "state_bytes",
+    "state_of", "step_bytes",
+]  # fmt: skip

@@ -1,0 +1,94 @@
+"""From the last hidden state to the loss, as programs.
+
+References
+----------
+.. [1] transformers 5.23, ``loss/loss_utils.py``: logits in the model's dtype, an fp32 copy, cross-entropy.
+.. [2] torchtune 0.6, ``modules/loss``: cross-entropy over chunks of tokens.
+.. [3] LitGPT 0.4, ``utils.py``: ``chunked_cross_entropy``; Lightning Fabric hands half-precision outputs on in fp32.
+.. [4] Liger-Kernel 0.8, ``ops/fused_linear_cross_entropy.py``; E. Wijmans et al., "Cut Your Losses", 2024, arXiv:2411.09009.
+.. [5] Megatron-LM, ``core/tensor_parallel/cross_entropy.py``: vocabulary-parallel, in fp32, softmax kept.
+"""
+
+from __future__ import annotations
+
+from vrameter.model.architecture import Tensor
+from vrameter.training.graph import FIXED, Storage, Value
+from vrameter.training.programs.scene import Scene
+from vrameter.units import ceil_div
+
+
+def full(scene: Scene, x: Value, head: Tensor, vocab: int, *, wide: bool = True, capped: bool = False) -> None:
+    """Run the plain loss: all logits, their fp32 copy, the log-softmax that is kept."""
+    graph = scene.graph
+    logits = scene.linear(x, head, outputs=vocab)
+    if capped:
+        logits = graph.pointwise(logits, keeps="nothing")
+        logits = graph.pointwise(logits, keeps="output")
+        logits = graph.pointwise(logits, keeps="nothing")
+    upcast = graph.cast(logits, 4) if wide else logits
+    logs = graph.pointwise(upcast, keeps="output")
+    finish(scene, logs)
+
+
+def finish(scene: Scene, logs: Value) -> None:
+    """Pick the labels' log-probabilities: its gradient is as large as they are."""
+    graph = scene.graph
+    picked = graph.op([logs], 1, element=4, saves=[logs])
+    loss = graph.op([picked], 1, rows=1)
+    graph.seed(loss)
+
+
+def fabric(scene: Scene, x: Value, head: Tensor, vocab: int, *, capped: bool = False) -> Value:
+    """Run LitGPT's loss: logits of all chunks, handed on in fp32, and their log-softmax, chunk by chunk."""
+    graph = scene.graph
+    logits = scene.head_linear(x, head, vocab)
+    if capped:
+        logits = graph.pointwise(graph.pointwise(logits, keeps="nothing"), keeps="output")
+        logits = graph.pointwise(logits, keeps="nothing")
+    handed = graph.cast(logits, 4)
+    del logits
+    logs = graph.op([handed], saves_output=True)
+    finish(scene, logs)
+    return handed
+
+
+def chunked(scene: Scene, x: Value, head: Tensor, vocab: int, chunk: int) -> None:
+    """Run the loss over chunks of tokens: logits whole in the model's dtype, fp32 copies one chunk at a time."""
+    graph = scene.graph
+    logits = scene.linear(x, head, outputs=vocab)
+    rows = min(chunk or x.rows, x.rows)
+    graph.touch(rows * vocab * 8)
+    logs = graph.op([logits], 1, element=4, saves=[logits], work=rows * vocab * 8)
+    graph.nodes and graph.nodes[-1].saved.append(Storage(graph, logits.rows * vocab * 4))
+    loss = graph.op([logs], 1, rows=1)
+    graph.seed(loss)
+
+
+def fused(scene: Scene, x: Value, head: Tensor, vocab: int) -> None:
+    """Run a fused linear cross-entropy: logits of one chunk at a time, gradients made in the forward pass."""
+    graph, use = scene.graph, scene.use(head)
+    width = x.width
+    rows = liger_chunk(x.rows, vocab, width)
+    made = graph.new(x.rows, width, x.element)
+    weight_grad = Storage(graph, vocab * width * x.element, FIXED) if use.trained else None
+    graph.touch(rows * vocab * (x.element + 8) + (vocab * width * x.element if use.trained else 0))
+    loss = graph.op([x], 1, rows=1, element=4, saves=[made])
+    if weight_grad is not None and graph.nodes:
+        graph.nodes[-1].saved.append(weight_grad)
+    graph.seed(loss)
+
+
+def liger_chunk(tokens: int, vocab: int, width: int) -> int:
+    """Return the tokens that Liger's fused loss takes at a time. [tokens].
+
+    >>> liger_chunk(4096, 128256, 4096)
+    128
+    """
+    wanted = ceil_div(tokens, ceil_div(vocab, width))
+    size = 1
+    while size < wanted:
+        size *= 2
+    return size
+
+
+__all__ = ["chunked", "fabric", "finish", "full", "fused", "liger_chunk"]

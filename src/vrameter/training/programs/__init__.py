@@ -1,0 +1,1 @@
+"""What each stack's layers do, as programs over a graph of sizes."""

@@ -1,0 +1,420 @@
+"""The modules that programs are made of: linear layers with their adapters, norms, rotations, attention, perceptrons.
+
+Each reads like the module it stands for, so that local variables hold tensors just as long.
+
+References
+----------
+.. [1] transformers 5.23: ``modeling_llama.py`` and its relatives; ``integrations/sdpa_attention.py``; ``integrations/moe.py``.
+.. [2] peft 0.21, ``tuners/lora/layer.py``: the input is cast to the adapter's dtype, dropped out, and multiplied twice.
+.. [3] bitsandbytes 0.50, ``autograd/_functions.py``: a 4-bit matrix is unpacked for each product, forward and backward.
+.. [4] Liger-Kernel 0.8, ``ops``: what the fused norms, rotations and activations keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from vrameter.model.architecture import Attention, FeedForward, Layer, Part, Tensor
+from vrameter.training.graph import FIXED, PAIRS, Graph, Storage, Value, Weight
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterUse:
+    """The low-rank update of one linear layer.
+
+    Parameters
+    ----------
+    element
+        Size of one number of its matrices. [bytes]
+    magnitude
+        Whether it learns the length of each row as well (DoRA).
+    """
+
+    rank: int
+    element: int
+    dropout: float = 0.0
+    magnitude: bool = False
+    method: str = "lora"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How a step uses one tensor of the model.
+
+    Parameters
+    ----------
+    element
+        Size of one number as it is multiplied with. [bytes]
+    grad_element
+        Size of one number of its gradient. [bytes]
+    unpacked
+        Bytes that one product unpacks a quantised matrix to. [bytes]
+    """
+
+    element: int
+    trained: bool
+    grad_element: int = 0
+    unpacked: int = 0
+    adapter: AdapterUse | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Sizes of the numbers that a step computes with. [bytes].
+
+    Parameters
+    ----------
+    compute
+        Of what matrices make.
+    residual
+        Of what flows from layer to layer.
+    autocast
+        Of matrix products under autocast, 0 without it.
+    """
+
+    compute: int
+    residual: int
+    autocast: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """Which kernels a step runs.
+
+    Parameters
+    ----------
+    attention
+        ``eager``, ``sdpa`` (a fused kernel of torch) or ``flash`` (packed, grouped heads kept as they are).
+    repeats_kv
+        Whether keys and values are copied out to every query head before a fused kernel.
+    norm, rope, activation
+        Whether a fused kernel replaces the module's own operations.
+    fuses
+        Whether a compiler fuses what stands between matrix products and recomputes it in the backward pass.
+    """
+
+    attention: str = "sdpa"
+    repeats_kv: bool = False
+    norm: bool = False
+    rope: bool = False
+    activation: bool = False
+    fuses: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """How a family's layer differs from Llama's beyond its widths."""
+
+    norm: str = "rms"
+    layout: str = "pre"
+    activation: str = "native"
+    rotary: str = "half"
+    rotary_share: float = 1.0
+    heads_first: bool = False
+    softcap: bool = False
+    softmax_fp32: bool = True
+    attention_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    router: str = "softmax"
+
+
+@dataclass
+class Scene:
+    """Where a program runs: the graph, the tokens, and how weights are used.
+
+    Parameters
+    ----------
+    seqs, length
+        Sequences and the tokens of each on this device. [sequences], [tokens]
+    keys
+        Tokens that one token's attention spans in memory, where that is not `length`. [tokens]
+    enabled
+        Adapters by slot, for stacks that name what is adapted by its part in the layer.
+    prompt_element
+        Size of the numbers of a learned prompt that each layer attends to; 0 without one. [bytes]
+    """
+
+    graph: Graph
+    seqs: int
+    length: int
+    numbers: Numbers
+    kernels: Kernels
+    traits: Traits
+    use: Callable[[Tensor], Use]
+    keys: int = 0
+    enabled: Mapping[str, AdapterUse] = field(default_factory=dict)
+    prompt_element: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one forward pass on this device."""
+        return self.seqs * self.length
+
+    # -- weights ------------------------------------------------------------------------------------
+
+    def weight(self, tensor: Tensor) -> Weight:
+        """Return a tensor as an operation sees it."""
+        use = self.use(tensor)
+        return Weight(
+            tensor.size, use.element, trained=use.trained, grad_element=use.grad_element, unpacked=use.unpacked
+        )
+
+    def linear(self, x: Value, tensor: Tensor | None, *, outputs: int = 0, fan: int = 1) -> Value:
+        """Run a linear layer with its adapter; `outputs` where the matrix is stored inputs first."""
+        assert tensor is not None
+        use = self.use(tensor)
+        width = outputs or tensor.size // x.width
+        out = self.graph.linear(x, self.weight(tensor), width, compute=self.numbers.autocast)
+        return out if use.adapter is None else self.adapted(x, out, tensor, use.adapter)
+
+    def head_linear(self, x: Value, tensor: Tensor, width: int) -> Value:
+        """Run the output layer of a stack that names adapters by slot."""
+        out = self.graph.linear(x, self.weight(tensor), width, compute=self.numbers.autocast)
+        adapter = self.enabled.get("head")
+        return out if adapter is None else self.adapted(x, out, tensor, adapter)
+
+    def grouped(self, x: Value, tensor: Tensor, width: int) -> Value:
+        """Run a product with stacked matrices, one for each group of rows; autocast does not know this operation."""
+        use = self.use(tensor)
+        out = self.graph.linear(x, self.weight(tensor), width)
+        return out if use.adapter is None else self.adapted(x, out, tensor, use.adapter)
+
+    def adapted(self, x: Value, out: Value, tensor: Tensor, adapter: AdapterUse) -> Value:
+        """Add a low-rank update to what a frozen matrix made of `x`."""
+        graph, auto = self.graph, self.numbers.autocast
+        element = out.element
+        inner = graph.cast(x, adapter.element)
+        if adapter.dropout:
+            inner = self.dropout(inner)
+        first = Weight(adapter.rank * inner.width, adapter.element, trained=True)
+        second = Weight(adapter.rank * out.width, adapter.element, trained=True)
+        update = graph.linear(graph.linear(inner, first, adapter.rank, compute=auto), second, out.width, compute=auto)
+        if adapter.magnitude:
+            return graph.cast(self._lengthened(out, update, tensor, adapter), element)
+        update = graph.pointwise(update, keeps="nothing")
+        return graph.cast(graph.add(out, update), element)
+
+    def _lengthened(self, out: Value, update: Value, tensor: Tensor, adapter: AdapterUse) -> Value:
+        """Scale rows to their learned lengths (DoRA): the merged matrix is made anew in the adapter's dtype to measure it."""
+        graph = self.graph
+        length = Weight(out.width, adapter.element, trained=True)
+        graph.touch(2 * tensor.size * adapter.element)
+        ratio = Weight(out.width, adapter.element, trained=True)
+        scaled = graph.scale(out, length, product_element=max(out.element, adapter.element))
+        update = graph.pointwise(graph.scale(update, ratio), keeps="nothing")
+        return graph.add(out, graph.add(scaled, update))
+
+    def dropout(self, x: Value) -> Value:
+        """Drop numbers out: the kernel keeps one byte each to know which."""
+        graph = self.graph
+        if x.slot is None:
+            return graph.op([x])
+        mask = graph.new(x.rows, x.width, 1, kind=x.storage.kind)
+        return graph.op([x], saves=[mask])
+
+    # -- norms --------------------------------------------------------------------------------------
+
+    def norm(self, x: Value, tensors: Sequence[Tensor], *, kind: str = "", heads: int = 0) -> Value:
+        """Run a norm; `heads` where each head is normalised on its own."""
+        graph = self.graph
+        kind = kind or self.traits.norm
+        if heads:
+            x = x.view(x.rows * heads, x.width // heads)
+        weights = [self.weight(tensor) for tensor in tensors]
+        out = self._norm(graph, x, weights, kind)
+        return out.view(out.rows // heads, out.width * heads) if heads else out
+
+    def _norm(self, graph: Graph, x: Value, weights: list[Weight], kind: str) -> Value:
+        if kind == "layer":
+            wide = bool(self.numbers.autocast)
+            source = graph.cast(x, 4) if wide else x
+            stats = graph.new(x.rows, 2, 4)
+            return graph.op([source], saves=[source, stats], weights=weights)
+        if self.kernels.norm:
+            rstd = graph.new(x.rows, 1, 4)
+            return graph.op([x], saves=[x, rstd], weights=weights)
+        if kind == "t5":
+            return self._t5_norm(graph, x, weights)
+        element = x.element
+        wide = graph.cast(x, 4)
+        if kind == "cohere":
+            mean = graph.op([wide], 1)
+            centred = graph.add(wide, mean)
+            variance = graph.op([graph.pointwise(graph.add(wide, mean))], 1)
+            normal = graph.mul(centred, graph.pointwise(variance, keeps="output"))
+            del centred, mean
+            return graph.cast(graph.scale(normal, weights[0], product_element=4), element)
+        variance = graph.op([graph.pointwise(wide)], 1)
+        factor = graph.pointwise(variance, keeps="input" if kind == "gemma4" else "output")
+        if kind in ("gemma", "gemma4"):
+            normal = graph.mul(wide, factor)
+            return graph.cast(self._plus_one(graph, normal, weights, kind), element)
+        wide = graph.mul(wide, factor)
+        if not weights:
+            return graph.cast(wide, element)
+        if kind == "late":
+            return graph.cast(graph.scale(wide, weights[0]), element)
+        return graph.scale(graph.cast(wide, element), weights[0])
+
+    def _t5_norm(self, graph: Graph, x: Value, weights: list[Weight]) -> Value:
+        variance = graph.op([graph.pointwise(graph.cast(x, 4))], 1)
+        x = graph.mul(x, graph.pointwise(variance, keeps="output"))
+        return graph.scale(graph.cast(x, min(x.element, weights[0].element)), weights[0])
+
+    @staticmethod
+    def _plus_one(graph: Graph, normal: Value, weights: list[Weight], kind: str) -> Value:
+        """Multiply by one plus the weights, which are made anew in fp32 and kept."""
+        if not weights:
+            return normal
+        weight = weights[0]
+        made = kind == "gemma" or weight.element != 4
+        out = graph.scale(normal, weight, product_element=4)
+        if made and out.slot is not None and normal.slot is not None:
+            graph.nodes[-1].saved.append(Storage(graph, weight.size * 4, FIXED))
+        return out
+
+    # -- attention ----------------------------------------------------------------------------------
+
+    def rotated(self, x: Value, head_dim: int) -> Value:
+        """Turn the heads of queries or keys by their positions; cosines and sines are shared by all layers."""
+        graph, traits = self.graph, self.traits
+        if traits.rotary == "none":
+            return x
+        if self.kernels.rope:
+            out = graph.add(x, x, into=True) if x.slot is not None else x
+            return Value(x.storage, x.rows, x.width, x.element, out.slot)
+        table = graph.constant(self.tokens, head_dim, x.element)
+        turned_width = int(x.width * traits.rotary_share)
+        if turned_width < x.width:
+            turned, rest = graph.halves(x, [turned_width, x.width - turned_width])
+            return graph.join([self._turned(turned, table), rest])
+        return self._turned(x, table)
+
+    def _turned(self, x: Value, table: Value) -> Value:
+        graph = self.graph
+        return graph.add(graph.mul(x, table), graph.mul(self.half_turn(x), table))
+
+    def half_turn(self, x: Value) -> Value:
+        """Swap the halves of a head, one of them negated."""
+        graph = self.graph
+        first, second = graph.halves(x, [x.width // 2, x.width - x.width // 2])
+        return graph.join([graph.pointwise(second, keeps="nothing"), first])
+
+    def attend(self, part: Attention, q: Value, k: Value, v: Value) -> Value:
+        """Run the attention kernel on queries, keys and values."""
+        graph, kernels = self.graph, self.kernels
+        out_width = part.num_heads * part.value_dim
+        auto = self.numbers.autocast
+        repeats = part.num_heads // max(1, part.num_kv_heads)
+        if kernels.attention == "eager" or self.traits.softcap and kernels.attention == "sdpa":
+            return self._eager(part, q, k, v, repeats)
+        if auto:
+            q, k, v = (graph.cast(each, auto) for each in (q, k, v))
+        if kernels.repeats_kv and repeats > 1:
+            k = graph.copy(k, width=part.num_heads * part.head_dim)
+            v = graph.copy(v, width=out_width)
+        sums = graph.new(q.rows, part.num_heads, 4)
+        out = graph.op([q, k, v], out_width, element=q.element, saves=[q, k, v, sums], saves_output=True,
+                       work=q.bytes * 2 if q.element < 4 else 0)  # fmt: skip
+        del sums, q, k, v
+        # The kernel lays its output out as the queries are: heads before tokens where these were put together anew.
+        return graph.copy(out) if self.traits.heads_first else out
+
+    def _eager(self, part: Attention, q: Value, k: Value, v: Value, repeats: int) -> Value:
+        graph, auto = self.graph, self.numbers.autocast
+        if repeats > 1:
+            k = graph.copy(k, width=part.num_heads * part.head_dim)
+            v = graph.copy(v, width=part.num_heads * part.value_dim)
+        if auto:
+            q, k, v = (graph.cast(each, auto) for each in (q, k, v))
+        q, k, v = (graph.copy(each) if each.storage.bytes > each.bytes else each for each in (q, k, v))
+        rows, width = self.seqs * part.num_heads * self.length, self.keys or self.length
+        element = q.element
+        scores = graph.op([q, k], width, rows=rows, saves=[q if k.slot else None, k if q.slot else None], kind=PAIRS)
+        scores = graph.pointwise(scores, keeps="nothing")
+        if self.traits.softcap:
+            scores = graph.pointwise(scores, keeps="nothing")
+            scores = graph.pointwise(scores, keeps="output")
+            scores = graph.pointwise(scores, keeps="nothing")
+        scores = graph.add(scores, graph.constant(1, 1, element))
+        if self.traits.softmax_fp32:
+            scores = graph.op([scores], element=4, saves_output=True)
+            scores = graph.cast(scores, element)
+        else:
+            scores = graph.pointwise(scores, keeps="output")
+        if self.traits.attention_dropout:
+            scores = self.dropout(scores)
+        out = graph.op([scores, v], part.num_heads * part.value_dim, rows=v.rows, element=element,
+                       saves=[scores, v], kind=0)  # fmt: skip
+        del scores
+        return graph.copy(out)
+
+    # -- perceptrons --------------------------------------------------------------------------------
+
+    def activation(self, x: Value) -> Value:
+        """Run the activation function."""
+        graph = self.graph
+        kind = self.traits.activation
+        if kind == "new":
+            cubed = graph.pointwise(x)
+            inner = graph.add(x, graph.pointwise(cubed, keeps="nothing"))
+            del cubed
+            gate = graph.pointwise(graph.pointwise(inner, keeps="nothing"), keeps="output")
+            gate = graph.pointwise(gate, keeps="nothing")
+            return graph.mul(graph.pointwise(x, keeps="nothing"), gate)
+        if kind == "quick":
+            return graph.mul(x, graph.pointwise(graph.pointwise(x, keeps="nothing"), keeps="output"))
+        if kind == "squared":
+            return graph.pointwise(graph.pointwise(x, keeps="output"))
+        if kind == "relu":
+            return graph.pointwise(x, keeps="output")
+        return graph.pointwise(x)
+
+    def gated(self, gate: Value, up: Value) -> Value:
+        """Multiply the activated gate with its partner; fused kernels make the product again when it is needed."""
+        graph = self.graph
+        if self.kernels.activation:
+            return graph.op([gate, up], saves=[gate, up])
+        return graph.mul(self.activation(gate), up)
+
+    def perceptron(self, x: Value, part: FeedForward, slots: Mapping[str, Tensor] | None = None) -> Value:
+        """Run a dense perceptron, gated or plain."""
+        named = by_slot(part.tensors) if slots is None else slots
+        down, width = named["down"], part.intermediate_size
+        if "gate_up" in named:
+            inner = self.linear(x, named["gate_up"], outputs=2 * width)
+            return self.linear(self.gated(*self.graph.halves(inner, [width, width])), down, outputs=x.width)
+        if part.gated:
+            return self.linear(
+                self.gated(self.linear(x, named["gate"], outputs=width), self.linear(x, named["up"], outputs=width)),
+                down, outputs=x.width,
+            )  # fmt: skip
+        return self.linear(self.activation(self.linear(x, named["up"], outputs=width)), down, outputs=x.width)
+
+
+def by_slot(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the matrices of a part by what they are for; the first of each slot."""
+    found: dict[str, Tensor] = {}
+    for tensor in tensors:
+        if tensor.slot and len(tensor.shape) > 1:
+            found.setdefault(tensor.slot, tensor)
+    return found
+
+
+def norms_of(layer: Layer | Part) -> list[tuple[Tensor, ...]]:
+    """Return the norms among a layer's or a part's tensors: each a scale with, perhaps, a shift."""
+    groups: dict[str, list[Tensor]] = {}
+    for tensor in layer.tensors:
+        if tensor.role == "norm" and not tensor.buffer:
+            groups.setdefault(tensor.name.rpartition(".")[0], []).append(tensor)
+    return [tuple(group) for group in groups.values()]
+
+
+def numel(shape: Sequence[int]) -> int:
+    """Return the elements of a shape."""
+    return prod(shape)
+
+
+__all__ = ["AdapterUse", "Kernels", "Numbers", "Scene", "Traits", "Use", "by_slot", "norms_of"]

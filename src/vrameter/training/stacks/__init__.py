@@ -1,0 +1,83 @@
+"""What each training stack assumes and how it spends a step: small modules of data and rules over one physics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+from vrameter.errors import RequestError, UnknownNameError
+from vrameter.i18n import tr
+from vrameter.settings import canonical
+from vrameter.spec import TRAINING_ENGINES
+
+# stack -> module here
+MODULES = {
+    "transformers": "trainer", "trl": "trainer", "deepspeed": "trainer", "axolotl": "trainer", "llama-factory": "trainer",
+    "ms-swift": "trainer", "unsloth": "trainer", "fsdp_qlora": "trainer", "litgpt": "litgpt", "torchtune": "torchtune",
+    "torchtitan": "torchtitan", "megatron": "megatron", "megatron-bridge": "megatron", "megatron-swift": "megatron",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A training stack.
+
+    Parameters
+    ----------
+    program
+        Whose layers it runs: ``transformers``, ``litgpt``, ``torchtune``, ``torchtitan`` or ``megatron``.
+    loss
+        How its plain loss is computed: ``upcast``, ``fabric``, ``chunked``, ``megatron``.
+    defaults
+        Settings that it assumes where the request is silent.
+    adapter_dtype
+        Of adapters where the request is silent; None: as the base model.
+    gradients
+        ``fresh``: made anew by each backward pass and freed after the step; ``buffer``: one buffer for good.
+    adapts_experts
+        Whether "all-linear" means the experts' matrices as well.
+    metric_extra
+        Bytes that the stack's own counters include beyond a bare step.
+    """
+
+    name: str
+    program: str = "transformers"
+    loss: str = "upcast"
+    defaults: dict[str, Any] = field(default_factory=dict)
+    adapter_dtype: str | None = "fp32"
+    gradients: str = "fresh"
+    adapts_experts: bool = False
+
+
+@lru_cache(maxsize=32)
+def stack(name: str) -> Stack:
+    """Return the stack of an engine.
+
+    Raises
+    ------
+    UnknownNameError, RequestError
+        For a name that is no training stack, or one that is not modelled yet.
+    """
+    lowered = canonical(name)
+    if lowered in MODULES:
+        module = import_module(f"vrameter.training.stacks.{MODULES[lowered]}")
+        found: Stack = module.stack(lowered)
+        return found
+    if lowered in TRAINING_ENGINES:
+        raise RequestError(
+            tr("engine: '%(value)s' is not modelled for training in this version.", value=name),
+            field="engine",
+            hint=tr("Use one of: %(names)s.", names=", ".join(MODULES)),
+        )
+    raise UnknownNameError(
+        tr("engine: '%(value)s' is not a training stack known here.", value=name),
+        lowered,
+        TRAINING_ENGINES,
+        field="engine",
+        otherwise=tr("Use one of: %(names)s.", names=", ".join(MODULES)),
+    )
+
+
+__all__ = ["MODULES", "Stack", "stack"]

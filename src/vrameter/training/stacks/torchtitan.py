@@ -1,0 +1,20 @@
+"""torchtitan: FSDP2 over fp32 parameters, bf16 compute, selective recompute by operation.
+
+References
+----------
+.. [1] pytorch/torchtitan, ``torchtitan/models``, ``parallelize_llama.py``.
+"""
+
+from __future__ import annotations
+
+from vrameter.training.stacks import Stack
+
+STACK = Stack(
+    "torchtitan", program="torchtitan", loss="upcast",
+    defaults={"optimizer": "adamw_torch_fused", "precision": "bf16-mixed", "attn_implementation": "sdpa", "loss": "full"},
+)  # fmt: skip
+
+
+def stack(name: str) -> Stack:
+    """Return the stack."""
+    return STACK

@@ -1,0 +1,20 @@
+"""torchtune: its own modules, bf16 throughout, loss over chunks.
+
+References
+----------
+.. [1] torchtune 0.6, ``recipes/configs``, ``modules/loss``.
+"""
+
+from __future__ import annotations
+
+from vrameter.training.stacks import Stack
+
+STACK = Stack(
+    "torchtune", program="torchtune", loss="chunked", adapter_dtype=None,
+    defaults={"optimizer": "adamw_torch_fused", "precision": "bf16", "attn_implementation": "sdpa", "loss": "chunked"},
+)  # fmt: skip
+
+
+def stack(name: str) -> Stack:
+    """Return the stack."""
+    return STACK

@@ -1,0 +1,33 @@
+"""Stacks on transformers' Trainer: the same layers, other defaults.
+
+References
+----------
+.. [1] transformers 5.23, ``training_args.py``: AdamW fused from torch 2.8 on, foreach before; TRL 0.2x, axolotl, LLaMA-Factory,
+       ms-swift, Unsloth: their own argument classes.
+.. [2] AnswerDotAI/fsdp_qlora, ``train.py``.
+"""
+
+from __future__ import annotations
+
+from vrameter.training.stacks import Stack
+
+_TRAINER = {"optimizer": "adamw_torch_fused", "precision": "bf16-mixed", "attn_implementation": "sdpa", "loss": "full"}
+STACKS = {
+    "transformers": Stack("transformers", defaults=_TRAINER),
+    "trl": Stack("trl", defaults=_TRAINER),
+    "deepspeed": Stack("deepspeed", defaults={**_TRAINER, "optimizer": "adam"}),
+    "axolotl": Stack("axolotl", defaults={**_TRAINER, "attn_implementation": "flash_attention_2"}),
+    "llama-factory": Stack("llama-factory", defaults={**_TRAINER, "optimizer": "adamw_torch"}),
+    "ms-swift": Stack("ms-swift", defaults=_TRAINER),
+    "unsloth": Stack(
+        "unsloth",
+        defaults={**_TRAINER, "optimizer": "adamw_bnb_8bit", "fused_kernels": True, "loss": "fused", "recompute": "full",
+                  "activation_offload": True, "attn_implementation": "flash_attention_2"},
+    ),
+    "fsdp_qlora": Stack("fsdp_qlora", defaults={**_TRAINER, "precision": "bf16", "optimizer": "adamw_torch"}, adapter_dtype=None),
+}  # fmt: skip
+
+
+def stack(name: str) -> Stack:
+    """Return one of these stacks."""
+    return STACKS[name]

@@ -181,11 +181,7 @@ def engine(name: str, task: str) -> Any:
     lowered = canonical(name)
     known = INFERENCE_ENGINES if task == "inference" else TRAINING_ENGINES
     if task == "training":
-        raise RequestError(
-            tr("task: training is estimated by the rule of thumb only in this version."),
-            field="task",
-            hint=tr('Ask with {"method": "rule-of-thumb"}, or see the training column of: vrameter MODEL'),
-        )
+        return import_module("vrameter.training")
     if lowered in ENGINES:
         return import_module(ENGINES[lowered])
     if lowered in known:

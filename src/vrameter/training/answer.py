@@ -1,0 +1,177 @@
+"""From a resolved request to the ledger of the fullest device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from vrameter.engines import Answer, Ask
+from vrameter.ledger import Item, Ledger, item
+from vrameter.memory import optimizer as opt
+from vrameter.memory import runtime
+from vrameter.training.holdings import Holding
+from vrameter.training.pieces import Pieces
+from vrameter.training.setup import Setup, setup
+from vrameter.training.step import Course, Moment, course
+from vrameter.units import ceil_div
+
+PHASES = ("load", "forward", "loss", "backward", "step", "save")
+WORKING = ("forward", "loss", "backward", "step")
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """What is there between steps on one device. [bytes]."""
+
+    weights: int
+    master: int
+    adapters: int
+    state: int
+    gradients: int
+    fresh_gradients: int
+    step: int
+    ema: int = 0
+
+
+def estimate(ask: Ask) -> Answer:
+    """Return the ledger of the fullest device in a training step."""
+    asked = setup(ask)
+    holding = Holding(asked, asked.architecture)
+    ledger, report = _device(holding)
+    settings = msgspec.to_builtins(asked.settings)
+    settings["seq_len"] = asked.length
+    return Answer(
+        ledgers=((ledger, ask.num_devices),),
+        settings=settings,
+        resolved={"dtype": asked.plan.dtype, "quantization": asked.plan.quantization},
+        report=report,
+        warnings=asked.warnings,
+    )
+
+
+def _device(holding: Holding) -> tuple[Ledger, dict[str, int]]:
+    asked = holding.setup
+    static = static_of(holding)
+    pieces = Pieces(holding)
+    run = course(pieces.all, held_gradients=pieces.accumulates)
+    items = _items(holding, static, run, pieces)
+    items += runtime.items(asked.ask.device, phases=PHASES, first="load", alive=items)
+    ledger = Ledger(PHASES, tuple(each for each in items if each.bytes or each.high))
+    peak = ledger.peak()
+    report = {
+        "weights_bytes": static.weights + static.adapters,
+        "steady_bytes": static.weights + static.adapters + static.master + static.state + static.ema + static.gradients,
+        "peak_allocated_bytes": peak.allocated,
+        "peak_reserved_bytes": peak.reserved,
+        "peak_used_bytes": peak.used,
+    }
+    for phase in PHASES:
+        report[f"{phase}_bytes"] = ledger.at(phase, held=("tensors",))
+    return ledger, report
+
+
+def static_of(holding: Holding) -> Static:
+    """Return what is there between steps."""
+    asked = holding.setup
+    recipe, rule, degrees = asked.recipe, asked.rule, asked.degrees
+    rank = opt.projection_rank(asked.settings.optimizer_args)
+    extra = holding.adapter_parameters
+    copies = holding.copied_parameters
+    adapter_element = _adapter_element(asked)
+    split = degrees.splits_state
+    side = ceil_div(extra + copies, degrees.shards) if split else extra + copies
+    side_weights = ceil_div(extra + copies, degrees.shards) if degrees.splits_weights else extra + copies
+    side_gradients = ceil_div(extra + copies, degrees.shards) if degrees.splits_gradients else extra + copies
+    element = recipe.state_element
+    state = 0
+    if not (asked.offloads_optimizer or rule.paged):
+        for tensor in holding.parameters:
+            state += tensor.times * ceil_div(opt.state_of(rule, tensor, element=element, rank=rank), tensor.share)
+        side_state = 4 if recipe.master and asked.adapters else adapter_element
+        if rule.bits and side:
+            state += opt.quantized_state_bytes(num_params=side, moments=rule.moments, bits=rule.bits, block=rule.block)
+        else:
+            state += opt.state_bytes(num_params=side, moments=rule.moments, element_bytes=side_state)
+    master = 0
+    if not asked.offloads_optimizer:
+        master = holding.per_device(recipe.master, when=split)
+        if asked.adapters and recipe.master:
+            master += side * recipe.master
+    weights = holding.weight_bytes
+    buffer = holding.per_device(recipe.main_gradient, when=degrees.splits_gradients)
+    fresh = holding.per_device(recipe.gradient, when=degrees.splits_gradients) if not recipe.main_gradient else 0
+    fresh += side_gradients * adapter_element
+    if asked.settings.optimizer_in_backward or rule.gradient_free:
+        fresh = 0
+    if asked.settings.offload_gradients:
+        fresh = 0
+    step = 0
+    if not asked.offloads_optimizer:
+        tensors = list(holding.parameters)
+        if side:
+            tensors.append(opt.Parameter((side,), adapter_element))
+        step = opt.step_bytes(rule, tensors, element=recipe.master or recipe.weight)
+        if asked.settings.optimizer_in_backward:
+            step = min(step, 3 * 4 * max((tensor.size for tensor in tensors), default=0))
+    if recipe.contiguous_gradients:
+        buffer, fresh = buffer + fresh, 0
+    ema = holding.per_device(4, when=False) if asked.settings.ema else 0
+    return Static(weights, master, side_weights * adapter_element, state, buffer, fresh, step, ema)
+
+
+def _adapter_element(asked: Setup) -> int:
+    adapters = asked.adapters
+    if adapters is None:
+        return 0
+    first = next(iter(adapters.uses.values()), None) or next(iter(adapters.by_slot.values()), None)
+    if first is not None:
+        return first.element
+    own = asked.settings.adapter.dtype if asked.settings.adapter else None
+    return {"fp32": 4, "bf16": 2, "fp16": 2}.get(own or "", 4 if asked.stack.adapter_dtype == "fp32" else 2)
+
+
+def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> list[Item]:
+    asked = holding.setup
+    items: list[Item] = []
+
+    def line(term: str, size: int, phases: tuple[str, ...], source: str, **more: Any) -> None:
+        if size:
+            items.append(item(term, held_bytes, phases=phases, source=source, size=size, **more))
+
+    line("weights", static.weights, PHASES, "shapes of the model and how each is stored")
+    line("adapters", static.adapters, PHASES, "peft: low-rank matrices beside frozen ones")
+    line("master_weights", static.master, PHASES[1:], "the optimizer's own copy")
+    line("optimizer_state", static.state, PHASES[1:], "state per parameter of the optimizer")
+    line("ema", static.ema, PHASES[1:], "averaged copy of the weights in fp32")
+    line("gradients", static.gradients, PHASES[1:], "one buffer for good")
+    held = pieces.accumulates and not static.gradients
+    fresh = static.fresh_gradients
+    moments: dict[str, Moment] = {"forward": run.forward, "loss": run.loss, "backward": run.backward}
+    for phase, moment in moments.items():
+        grads = fresh if held else moment.gradients
+        if asked.adapters is not None:
+            grads = fresh if held or phase == "backward" else 0
+        if static.gradients or asked.settings.optimizer_in_backward:
+            grads = 0
+        line("gradients", grads, (phase,), "made by the backward pass so far")
+        line("activations", moment.activations, (phase,), "kept by autograd until the backward pass", basis="modelled")
+        line("temporary", moment.temporary, (phase,), "alive within one operation or layer", basis="modelled")
+        line("communication", moment.gathered, (phase,), "weights put together from shards", basis="modelled")
+    line("gradients", fresh, ("step",), "of all trained parameters")
+    line("temporary", static.step, ("step",), "temporaries of the optimizer's step", basis="modelled")
+    return items
+
+
+def held_bytes(*, size: int) -> int:
+    """Return a size that was added up piece by piece.
+
+    Formula::
+
+        size
+    """
+    return size
+
+
+__all__ = ["estimate"]

@@ -1,0 +1,228 @@
+"""The pieces that a step runs on one device: embedding, layers, head, each with what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+from vrameter.model.architecture import Component, Layer, Tensor
+from vrameter.training import losses
+from vrameter.training.families import traits_of
+from vrameter.training.graph import Graph, Value
+from vrameter.training.holdings import Holding
+from vrameter.training.programs.scene import Kernels, Scene, Use, norms_of
+from vrameter.training.setup import Setup
+from vrameter.training.simulate import Cost, cost
+from vrameter.training.step import Piece
+
+NOTHING = Cost(0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The pieces of one holding."""
+
+    holding: Holding
+
+    @property
+    def setup(self) -> Setup:
+        """The request."""
+        return self.holding.setup
+
+    @cached_property
+    def accumulates(self) -> bool:
+        """Whether gradients have buffers of their own already."""
+        setup = self.setup
+        return (
+            setup.settings.grad_accumulation > 1 or setup.stack.gradients == "buffer" or setup.degrees.splits_gradients
+            or setup.settings.optimizer_in_backward or setup.recipe.contiguous_gradients
+        )  # fmt: skip
+
+    @cached_property
+    def program(self) -> Any:
+        """The module whose layers run."""
+        return import_module(f"vrameter.training.programs.{self.setup.stack.program}")
+
+    @cached_property
+    def kernels(self) -> Kernels:
+        """The kernels that the settings name."""
+        settings = self.setup.settings
+        asked = settings.attn_implementation or "sdpa"
+        attention = "eager" if asked == "eager" else "sdpa" if asked == "sdpa" else "flash"
+        return Kernels(
+            attention=attention, norm=settings.fused_kernels, rope=settings.fused_kernels, activation=settings.fused_kernels,
+            fuses=settings.compile,
+        )  # fmt: skip
+
+    def scene(self, component: Component) -> Callable[[Graph], Scene]:
+        """Return the maker of scenes for a component's programs."""
+        setup, holding = self.setup, self.holding
+        traits = traits_of(setup.architecture, component)
+        known: dict[int, Use] = {}
+        kernels = self.kernels
+        if component.kind == "encoder" and setup.architecture.decoder is not None:
+            kernels = replace(kernels)
+
+        def use(tensor: Tensor) -> Use:
+            found = known.get(id(tensor))
+            if found is None:
+                found = known[id(tensor)] = holding.use(component, tensor)
+            return found
+
+        adapters = setup.adapters
+        enabled = adapters.by_slot if adapters else {}
+        prompt = setup.recipe.numbers.compute if adapters and adapters.method == "adapter" else 0
+
+        def make(graph: Graph) -> Scene:
+            return Scene(
+                graph, setup.settings.micro_batch * self.sequences, setup.local_length, setup.recipe.numbers, kernels, traits,
+                use, keys=setup.length if setup.degrees.context > 1 else 0, enabled=enabled, prompt_element=prompt,
+            )  # fmt: skip
+
+        return make
+
+    @cached_property
+    def sequences(self) -> int:
+        """Sequences that one sample makes: a chosen and a rejected answer are two."""
+        return 2 if self.setup.settings.objective in ("dpo", "ipo", "orpo", "simpo", "cpo", "kto") else 1
+
+    @cached_property
+    def tokens(self) -> int:
+        """Tokens of one forward pass on this device."""
+        return self.setup.settings.micro_batch * self.sequences * self.setup.local_length
+
+    # -- pieces -------------------------------------------------------------------------------------
+
+    @cached_property
+    def all(self) -> tuple[Piece, ...]:
+        """The pieces of one forward pass, in order."""
+        found: list[Piece] = []
+        bodies = [
+            component
+            for component in self.holding.share.loaded
+            if component.kind in ("encoder", "decoder") and (component.layers or component.tensors)
+        ]
+        main = self.holding.share.main
+        if not bodies:
+            bodies = [main]
+        for component in bodies:
+            found += self._body(component)
+        if self.holding.last:
+            found.append(self._head(bodies[-1]))
+        return tuple(found)
+
+    def _body(self, component: Component) -> list[Piece]:
+        setup = self.setup
+        width, element = component.hidden_size, setup.recipe.numbers.residual
+        given = self.tokens * width * element
+        found: list[Piece] = []
+        if self.holding.first:
+            found.append(self._embedding(component, given))
+        made: dict[tuple[int, bool], Piece] = {}
+        grad = self._embedding_has_gradient(component)
+        for layer in component.layers:
+            key = (id(layer), grad)
+            if key not in made:
+                made[key] = self._layer(component, layer, given, input_grad=grad)
+            found.append(made[key])
+            grad = True
+        return found
+
+    def _embedding_has_gradient(self, component: Component) -> bool:
+        setup = self.setup
+        if setup.full or setup.settings.recompute != "none" or not self.holding.first:
+            return True
+        return bool(setup.adapters and setup.adapters.method in ("prompt_tuning", "prefix_tuning", "p_tuning"))
+
+    def _embedding(self, component: Component, size: int) -> Piece:
+        setup = self.setup
+        tables = [tensor for tensor in component.tensors if tensor.role == "embedding"]
+        trained = [tensor for tensor in tables if self.holding.trained(component, tensor)]
+        fresh = sum(tensor.size for tensor in trained) * setup.recipe.gradient
+        largest = max((tensor.size for tensor in trained), default=0) * setup.recipe.gradient
+        ids = self.tokens * 8
+        made = Cost(ids, ids, 0, 0, ids + size, size, ids + size + (largest if self.accumulates else fresh),
+                    0 if self.accumulates else fresh, size)  # fmt: skip
+        gathered = self.gathered(sum(tensor.size for tensor in component.tensors))
+        return Piece("embedding", made, 0, gradients=0 if self.accumulates else fresh, gathered=gathered)
+
+    def _layer(self, component: Component, layer: Layer, given: int, *, input_grad: bool) -> Piece:
+        setup = self.setup
+        settings = setup.settings
+        made = cost(
+            lambda scene, x: self.program.layer(scene, layer, x), self.scene(component), width=component.hidden_size,
+            element=setup.recipe.numbers.residual, rows=self.tokens, accumulates=self.accumulates, input_grad=input_grad,
+        )  # fmt: skip
+        recomputed = settings.recompute == "full"
+        return Piece(
+            "layer", made, given, recomputed=recomputed,
+            kept_input=0 if settings.activation_offload else given,
+            gathered=self.gathered(layer.num_params), gradients=made.gradients,
+        )  # fmt: skip
+
+    def gathered(self, num_params: int) -> int:
+        """Return what weights take while they are put together from shards. [bytes]."""
+        setup = self.setup
+        if not setup.degrees.splits_weights:
+            return 0
+        if setup.plan.quantization:
+            return num_params * 5 // 8
+        return num_params * setup.recipe.numbers.compute
+
+    def _head(self, body: Component) -> Piece:
+        setup = self.setup
+        head = self.head_tensor(body)
+        scene = self.scene(body)
+        norms = [group for group in _final_norms(body)]
+        vocab = head.shape[0] if head is not None else 0
+
+        def program(where: Scene, x: Value) -> Value | None:
+            for group in norms[-1:]:
+                x = where.norm(x, group)
+            if head is None:
+                where.graph.seed(x)
+                return None
+            return self._loss(where, x, head, vocab)
+
+        made = cost(
+            program, scene, width=body.hidden_size, element=setup.recipe.numbers.residual, rows=self.tokens,
+            accumulates=self.accumulates, seeded=False,
+        )  # fmt: skip
+        given = self.tokens * body.hidden_size * setup.recipe.numbers.residual
+        return Piece("head", made, given, gradients=made.gradients,
+                     gathered=self.gathered(head.size if head is not None else 0))  # fmt: skip
+
+    def head_tensor(self, body: Component) -> Tensor | None:
+        """Return the matrix from the last hidden state to the vocabulary, a tied embedding included."""
+        share = self.holding.share
+        for component in share.loaded:
+            for tensor in component.tensors:
+                if tensor.slot == "head" and len(tensor.shape) == 2:
+                    return tensor
+        if share.tied or self.setup.architecture.tied:
+            return next((tensor for tensor in body.tensors if tensor.slot == "token"), None)
+        return None
+
+    def _loss(self, scene: Scene, x: Value, head: Tensor, vocab: int) -> Value | None:
+        setup = self.setup
+        kind, asked = setup.stack.loss, setup.settings.loss or "full"
+        if asked == "fused":
+            losses.fused(scene, x, head, vocab)
+            return None
+        if kind == "fabric":
+            return losses.fabric(scene, x, head, vocab)
+        if asked == "chunked":
+            losses.chunked(scene, x, head, vocab, setup.settings.loss_chunk_tokens or -(-x.rows // 8))
+            return None
+        losses.full(scene, x, head, vocab)
+        return None
+
+
+def _final_norms(body: Component) -> list[tuple[Tensor, ...]]:
+    return norms_of(Layer((), tuple(tensor for tensor in body.tensors if tensor.role == "norm")))
+
+
+__all__ = ["Pieces"]

@@ -1,0 +1,319 @@
+"""A training request with every default filled in and every contradiction refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from vrameter.engines import Ask
+from vrameter.errors import RequestError
+from vrameter.i18n import tr
+from vrameter.memory.optimizer import Optimizer, optimizer
+from vrameter.memory.weights import WeightPlan
+from vrameter.model.architecture import Architecture
+from vrameter.model.dtypes import dtype as dtype_named
+from vrameter.settings.training import AdapterSettings, TrainingSettings
+from vrameter.spec import Parallelism, check
+from vrameter.training.adapting import Adapting, adapting
+from vrameter.training.recipes import SIZES, Recipe, eager_recipe
+from vrameter.training.stacks import Stack, stack
+
+DEFAULT_LENGTH = 2048
+# Formats that can be trained on with adapters: their matrices can be unpacked for a product.
+TRAINABLE_FORMATS = ("bnb", "gptq", "awq", "hqq", "aqlm", "eetq", "torchao", "quanto", "nf4", "nvfp4", "mxfp4", "fp8", "int8", "w8a8")
+FROZEN_NAMES = {
+    "vit": ("vision", "audio"), "vision": ("vision",), "aligner": ("projector",), "projector": ("projector",), "audio": ("audio",),
+    "llm": ("decoder", "head"), "encoder": ("encoder",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Degrees:
+    """How many devices share the work, and how."""
+
+    tensor: int
+    pipeline: int
+    data: int
+    context: int
+    expert: int
+    expert_tensor: int
+    virtual: int
+    sequence: bool
+    zero: int
+    fsdp: str | None
+    offload: str | None
+
+    @property
+    def devices(self) -> int:
+        """Devices together."""
+        return self.tensor * self.pipeline * self.data * self.context
+
+    @property
+    def shards(self) -> int:
+        """Devices among which a dense parameter's state can be split."""
+        return self.data * self.context
+
+    @property
+    def expert_shards(self) -> int:
+        """Devices among which an expert's state can be split."""
+        return max(1, self.data * self.context * self.tensor // (self.expert * self.expert_tensor))
+
+    @property
+    def splits_weights(self) -> bool:
+        """Whether each device holds a shard of every parameter."""
+        return self.zero >= 3 or self.fsdp in _WHOLE
+
+    @property
+    def splits_gradients(self) -> bool:
+        """Whether each device keeps a shard of every gradient."""
+        return self.zero >= 2 or self.fsdp in (*_WHOLE, "shard_grad_op")
+
+    @property
+    def splits_state(self) -> bool:
+        """Whether each device keeps a shard of the optimizer's state."""
+        return self.zero >= 1 or self.fsdp in (*_WHOLE, "shard_grad_op")
+
+
+_WHOLE = ("full_shard", "fsdp", "fsdp1", "fsdp2", "optim_grads_params", "hybrid_shard", "hsdp", "full")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a step is asked, resolved."""
+
+    ask: Ask
+    settings: TrainingSettings
+    stack: Stack
+    architecture: Architecture
+    plan: WeightPlan
+    recipe: Recipe
+    rule: Optimizer
+    degrees: Degrees
+    adapters: Adapting | None
+    length: int
+    frozen: tuple[str, ...]
+    assumed: dict[str, Any]
+    warnings: tuple[str, ...]
+
+    @property
+    def full(self) -> bool:
+        """Whether the base model itself is trained."""
+        return self.adapters is None
+
+    @property
+    def local_length(self) -> int:
+        """Tokens of one sequence on this device. [tokens]."""
+        return -(-self.length // self.degrees.context)
+
+    @property
+    def offloads_optimizer(self) -> bool:
+        """Whether the optimizer's state lies in host memory."""
+        return self.degrees.offload in ("optimizer", "cpu", "all") or self.settings.optimizer_cpu_offload
+
+    @property
+    def offloads_weights(self) -> bool:
+        """Whether parameters lie in host memory between uses."""
+        return self.degrees.offload in ("cpu", "all", "parameters") and self.degrees.splits_weights
+
+
+def setup(ask: Ask) -> Setup:
+    """Return a request resolved.
+
+    Raises
+    ------
+    RequestError
+        Where it contradicts itself, the model, or the stack.
+    """
+    given: TrainingSettings = check(TrainingSettings, ask.request.settings, path="settings.")
+    found = stack(ask.request.engine)
+    settings, assumed = _with_defaults(given, found)
+    architecture = ask.architecture
+    plan = ask.weight_plan()
+    degrees = _degrees(ask)
+    rule = optimizer(settings.optimizer)
+    length = _length(architecture, settings, assumed)
+    frozen = _frozen(settings)
+    tunes = settings.finetuning in ("lora", "dora", "peft")
+    adapters = None
+    if tunes:
+        adapters = _adapters(architecture, settings, plan, found, frozen)
+    recipe = _recipe(ask, settings, plan, found, degrees, full=not tunes, assumed=assumed)
+    _refuse(ask, settings, plan, rule, degrees, tunes=tunes)
+    return Setup(
+        ask, settings, found, architecture, plan, recipe, rule, degrees, adapters, length, frozen, assumed, plan.warnings
+    )
+
+
+def _with_defaults(given: TrainingSettings, found: Stack) -> tuple[TrainingSettings, dict[str, Any]]:
+    """Return settings with the stack's defaults, and which were filled in."""
+    assumed = {
+        name: value
+        for name, value in found.defaults.items()
+        if name not in given_fields(given)
+    }
+    settings = msgspec.structs.replace(given, **assumed)
+    if settings.finetuning in ("lora", "dora", "peft") and settings.adapter is None:
+        settings = msgspec.structs.replace(settings, adapter=AdapterSettings(targets="all-linear"))
+        assumed["adapter"] = {"rank": 8, "targets": "all-linear"}
+    return settings, assumed
+
+
+def given_fields(settings: TrainingSettings) -> set[str]:
+    """Return the fields that differ from what the struct assumes."""
+    defaults = TrainingSettings()
+    return {name for name in settings.__struct_fields__ if getattr(settings, name) != getattr(defaults, name)}
+
+
+def _degrees(ask: Ask) -> Degrees:
+    """Return the degrees, data parallelism filled in, or refuse what does not multiply."""
+    asked: Parallelism = ask.request.parallelism
+    product = asked.tensor * asked.pipeline * asked.context
+    if ask.num_devices % (product * asked.data):
+        raise RequestError(
+            tr(
+                "parallelism: %(degrees)s devices do not divide num_devices %(count)s.",
+                degrees=product * asked.data, count=ask.num_devices,
+            ),
+            field="parallelism",
+            hint=tr("tensor x pipeline x context x data must be num_devices."),
+        )  # fmt: skip
+    data = ask.num_devices // product
+    if asked.data > 1 and data != asked.data:
+        raise RequestError(
+            tr(
+                "parallelism: tensor x pipeline x context x data is %(degrees)s, and num_devices is %(count)s.",
+                degrees=product * asked.data, count=ask.num_devices,
+            ),
+            field="parallelism.data",
+            hint=tr("Use parallelism.data %(data)s, or leave it out.", data=data),
+        )  # fmt: skip
+    expert_tensor = asked.expert_tensor or (asked.tensor if asked.expert == 1 else 1)
+    if asked.tensor * data * asked.context % (asked.expert * min(expert_tensor, asked.tensor)):
+        raise RequestError(
+            tr(
+                "parallelism.expert: %(value)s does not divide the %(count)s devices of a pipeline stage.",
+                value=asked.expert, count=asked.tensor * data * asked.context,
+            ),
+            field="parallelism.expert",
+            hint=tr("Use a divisor of tensor x data x context."),
+        )  # fmt: skip
+    fsdp = asked.fsdp.lower() if asked.fsdp else None
+    return Degrees(
+        asked.tensor, asked.pipeline, data, asked.context, asked.expert, expert_tensor, asked.virtual_pipeline,
+        asked.sequence, asked.zero_stage, None if fsdp in ("no_shard", "ddp", "none") else fsdp, asked.offload,
+    )  # fmt: skip
+
+
+def _length(architecture: Architecture, settings: TrainingSettings, assumed: dict[str, Any]) -> int:
+    limit = architecture.main.max_positions
+    if settings.seq_len is None:
+        length = min(DEFAULT_LENGTH, limit) if limit else DEFAULT_LENGTH
+        assumed["seq_len"] = length
+        return length
+    if limit and settings.seq_len > limit:
+        raise RequestError(
+            tr(
+                "settings.seq_len: %(value)s is beyond the %(limit)s positions of the model.",
+                value=settings.seq_len, limit=limit,
+            ),
+            field="settings.seq_len",
+            hint=tr("Use %(limit)s or less, or set max_position_embeddings in the model's config.", limit=limit),
+        )  # fmt: skip
+    return settings.seq_len
+
+
+def _frozen(settings: TrainingSettings) -> tuple[str, ...]:
+    names = [*settings.freeze, *(["llm"] if settings.freeze_llm else [])]
+    kinds: list[str] = []
+    for name in names:
+        if name not in FROZEN_NAMES:
+            raise RequestError(
+                tr("settings.freeze: '%(value)s' is no part of a model known here.", value=name),
+                field="settings.freeze",
+                hint=tr("Use one of: %(names)s.", names=", ".join(FROZEN_NAMES)),
+            )
+        kinds += FROZEN_NAMES[name]
+    return tuple(kinds)
+
+
+def _adapters(
+    architecture: Architecture, settings: TrainingSettings, plan: WeightPlan, found: Stack, frozen: tuple[str, ...]
+) -> Adapting:
+    asked = settings.adapter
+    assert asked is not None
+    own = SIZES[plan.compute_dtype] if plan.compute_dtype in SIZES else 2
+    name = asked.dtype or found.adapter_dtype
+    element = SIZES[name] if name else min(own, 4)
+    return adapting(
+        architecture, asked, magnitude=settings.finetuning == "dora", element=element, experts=found.adapts_experts,
+        frozen=frozen, slots_only=found.program == "litgpt",
+    )  # fmt: skip
+
+
+def _recipe(
+    ask: Ask,
+    settings: TrainingSettings,
+    plan: WeightPlan,
+    found: Stack,
+    degrees: Degrees,
+    *,
+    full: bool,
+    assumed: dict[str, Any],
+) -> Recipe:
+    """Return the sizes of the numbers that a step works with."""
+    precision = settings.precision or "bf16-mixed"
+    if found.program == "megatron":
+        from vrameter.training.stacks.megatron import recipe
+
+        return recipe(precision, settings, full=full)
+    stored = max(2, dtype_named(plan.compute_dtype).bits // 8)
+    if ask.request.dtype is None and full and precision in ("fp32", "bf16-mixed", "fp16-mixed"):
+        stored = 4
+    base = eager_recipe(precision, stored=stored, full=full, autocast=settings.autocast)
+    master = {"fp32": 4, "bf16": 2, "fp16": 2}.get(settings.master_weights or "", 0)
+    if degrees.zero and full and not master and base.weight == 2:
+        master = 4
+    changes: dict[str, Any] = {"master": 0 if master == base.weight else master}
+    if settings.gradient_dtype:
+        changes["gradient"] = SIZES[settings.gradient_dtype]
+    if degrees.zero:
+        changes["contiguous_gradients"] = True
+    from dataclasses import replace
+
+    return replace(base, **changes)
+
+
+def _refuse(
+    ask: Ask, settings: TrainingSettings, plan: WeightPlan, rule: Optimizer, degrees: Degrees, *, tunes: bool
+) -> None:
+    """Refuse what cannot be trained."""
+    if degrees.zero >= 3 and not rule.shards:
+        raise RequestError(
+            tr("settings.optimizer: '%(value)s' needs whole matrices, and ZeRO stage 3 splits them.", value=rule.name),
+            field="settings.optimizer",
+            hint=tr("Use an AdamW, or parallelism.zero_stage 2 or less."),
+        )
+    if plan.quantization and not tunes:
+        raise RequestError(
+            tr("quantization: '%(value)s' weights are frozen: they cannot be trained in full.", value=plan.quantization),
+            field="quantization",
+            hint=tr('Use {"finetuning": "lora"}, or leave quantization out.'),
+        )
+    name = (plan.quantization or "").lower()
+    if name and tunes and not any(part in name for part in TRAINABLE_FORMATS):
+        raise RequestError(
+            tr("quantization: adapters cannot be trained on '%(value)s' weights.", value=plan.quantization),
+            field="quantization",
+            hint=tr("Use one of: %(names)s.", names="bnb-nf4, bnb-nf4-dq, bnb-int8, gptq, awq, hqq-int4"),
+        )
+    if settings.precision == "fp16" and not tunes and not settings.master_weights and not degrees.zero:
+        raise RequestError(
+            tr("settings.precision: fp16 throughout has no gradient scaler: small gradients vanish."),
+            field="settings.precision",
+            hint=tr("Use fp16-mixed, which scales the loss, or bf16."),
+        )
+
+
+__all__ = ["Degrees", "Setup", "given_fields", "setup"]

@@ -87,12 +87,23 @@ class Weight:
         Whether it gets a gradient.
     unpacked
         Bytes that unpacking it for one matrix product takes, 0 where it is stored as it is used. [bytes]
+    keeps_input
+        Size of the numbers in which a product with it keeps its input though the matrix is frozen; 0: it keeps none. [bytes]
     """
 
-    __slots__ = ("cast", "element", "grad_element", "size", "slot", "unpacked")
+    __slots__ = ("cast", "element", "grad_element", "keeps_input", "size", "slot", "unpacked")
 
-    def __init__(self, size: int, element: int, *, trained: bool, grad_element: int = 0, unpacked: int = 0) -> None:
-        self.size, self.element, self.unpacked = size, element, unpacked
+    def __init__(
+        self,
+        size: int,
+        element: int,
+        *,
+        trained: bool,
+        grad_element: int = 0,
+        unpacked: int = 0,
+        keeps_input: int = 0,
+    ) -> None:
+        self.size, self.element, self.unpacked, self.keeps_input = size, element, unpacked, keeps_input
         self.grad_element = grad_element or element
         self.slot = Slot(size * self.grad_element, parameter=True) if trained else None
         self.cast: Storage | None = None
@@ -101,7 +112,7 @@ class Weight:
 class Node:
     """One operation on the tape."""
 
-    __slots__ = ("inputs", "outputs", "passes", "saved", "weights", "work")
+    __slots__ = ("inputs", "outputs", "passes", "piecewise", "saved", "weights", "work")
 
     def __init__(
         self,
@@ -111,10 +122,11 @@ class Node:
         work: int,
         passes: bool,
         weights: Sequence[Weight],
+        piecewise: bool,
     ) -> None:
         self.inputs = [slot for slot in inputs if slot is not None]
         self.outputs = [slot for slot in outputs if slot is not None]
-        self.saved, self.work, self.passes = saved, work, passes
+        self.saved, self.work, self.passes, self.piecewise = saved, work, passes, piecewise
         self.weights = [weight for weight in weights if weight.slot is not None]
 
 
@@ -169,6 +181,7 @@ class Graph:
         work: int = 0,
         passes: bool = False,
         weights: Sequence[Weight] = (),
+        piecewise: bool = False,
     ) -> None:
         """Put an operation on the tape.
 
@@ -180,6 +193,8 @@ class Graph:
             Bytes that its derivative takes beside the gradients it makes.
         passes
             Whether the gradients of its inputs are the gradient of its output itself, as in an addition.
+        piecewise
+            Whether it stands for many small operations, so that what is kept goes as gradients come.
         """
         if not self.keeps:
             return
@@ -187,7 +202,7 @@ class Graph:
             each.storage if isinstance(each, Value) else each for each in saved if each is not None
         ]
         self.nodes.append(
-            Node([v.slot for v in inputs], [v.slot for v in outputs], kept, work, passes, weights)
+            Node([v.slot for v in inputs], [v.slot for v in outputs], kept, work, passes, weights, piecewise)
         )
 
     # -- operations ---------------------------------------------------------------------------------
@@ -209,6 +224,7 @@ class Graph:
         scratch: int = 0,
         weights: Sequence[Weight] = (),
         kind: int | None = None,
+        piecewise: bool = False,
     ) -> Value:
         """Run an operation that makes one tensor, by default like its first input."""
         first = inputs[0]
@@ -225,7 +241,8 @@ class Graph:
         if scratch:
             self.live -= scratch
         if grad:
-            self.record(inputs, (out,), (*saves, out if saves_output else None), work=work, weights=weights)
+            self.record(inputs, (out,), (*saves, out if saves_output else None), work=work, weights=weights,
+                        piecewise=piecewise)  # fmt: skip
         return out
 
     def cast(self, x: Value, element: int) -> Value:
@@ -285,8 +302,9 @@ class Graph:
                     weight.cast = cast
         element = compute or (x.element if weight.unpacked else max(x.element, weight.element))
         keep_weight = cast if x.slot is not None else None
+        kept = self.cast(x, weight.keeps_input) if weight.keeps_input else x
         out = self.op(
-            [x], width, element=element, saves=[x] if weight.slot is not None else (),
+            [x], width, element=element, saves=[kept] if weight.slot is not None or weight.keeps_input else (),
             work=weight.unpacked + (cast.bytes if cast and weight.slot is not None else 0),
             scratch=weight.unpacked, weights=[weight], kind=TOKENS,
         )  # fmt: skip
@@ -336,6 +354,11 @@ class Graph:
         incoming = [slot.grad for slot in node.outputs if slot.grad is not None]
         if not incoming:
             return
+        if node.piecewise:
+            node.saved = []
+            for slot in node.outputs:
+                slot.grad = None
+            incoming = incoming if node.passes else []
         if node.work:
             self.grow(node.work)
         made: list[tuple[Slot, Storage]] = []

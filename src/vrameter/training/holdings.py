@@ -8,9 +8,12 @@ from functools import cached_property
 
 from vrameter.memory.optimizer import Parameter
 from vrameter.model.architecture import Architecture, Component, Layer, Tensor
+from vrameter.model.formats import Format
 from vrameter.training.programs.scene import Use
 from vrameter.training.setup import Setup
 from vrameter.units import ceil_div
+
+_OUTSIDE = ("token", "position", "head")
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,26 @@ class Holding:
         setup = self.setup
         recipe = setup.recipe
         trained = self.trained(component, tensor)
-        form, _ = setup.plan.stored(component, 0 if component.layers else None, tensor)[0]
-        packed = not form.plain
+        packed = self.format(component, 0 if component.layers and tensor.slot not in _OUTSIDE else None, tensor) is not None
         element = recipe.weight if trained else recipe.frozen
         if packed:
             element = recipe.numbers.compute
         adapter = setup.adapters.use(component.kind, tensor) if setup.adapters else None
         return Use(
             element=element, trained=trained, grad_element=recipe.gradient,
-            unpacked=tensor.size * recipe.numbers.compute if packed else 0, adapter=adapter,
+            unpacked=tensor.size * recipe.numbers.compute if packed else 0,
+            keeps_input=setup.stack.packed_keeps_input if packed else 0, adapter=adapter,
         )  # fmt: skip
+
+    def format(self, component: Component, layer: int | None, tensor: Tensor) -> Format | None:
+        """Return the format of a quantised tensor, None where it is stored plainly."""
+        plan = self.setup.plan
+        if not plan.quantization:
+            return None
+        if tensor.slot == "head" and self.setup.stack.packs_head and not plan.from_config:
+            return next((form for form in plan.formats if not form.plain), None)
+        form, _ = plan.stored(component, layer, tensor)[0]
+        return None if form.plain else form
 
     def tensors(self) -> Iterator[tuple[Component, Layer | None, Tensor, int]]:
         """Yield every tensor with its component, its layer and how often it occurs."""
@@ -131,6 +144,9 @@ class Holding:
         if self.trained(component, tensor):
             return tensor.size * element
         index = None if layer is None else component.layers.index(layer)
+        packed = self.format(component, index, tensor)
+        if packed is not None and tensor.slot == "head":
+            return packed.bytes_of(tensor.shape).total
         return sum(form.bytes_of(shape).total for form, shape in self.setup.plan.stored(component, index, tensor))
 
     @cached_property

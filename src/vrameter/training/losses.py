@@ -45,10 +45,12 @@ def fabric(scene: Scene, x: Value, head: Tensor, vocab: int, *, capped: bool = F
     if capped:
         logits = graph.pointwise(graph.pointwise(logits, keeps="nothing"), keeps="output")
         logits = graph.pointwise(logits, keeps="nothing")
-    handed = graph.cast(logits, 4)
+    handed = graph.op([logits], element=4, piecewise=True)
     del logits
-    logs = graph.op([handed], saves_output=True)
-    finish(scene, logs)
+    logs = graph.new(handed.rows, vocab, 4)
+    picked = graph.op([handed], 1, saves=[logs], piecewise=True, work=scene.use(head).unpacked)
+    del logs
+    graph.seed(graph.op([picked], 1, rows=1))
     return handed
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -12,7 +13,8 @@ from vrameter.errors import RequestError
 from vrameter.i18n import tr
 from vrameter.memory.optimizer import Optimizer, optimizer
 from vrameter.memory.weights import WeightPlan
-from vrameter.model.architecture import Architecture
+from vrameter.model import parts
+from vrameter.model.architecture import Architecture, Component
 from vrameter.model.dtypes import dtype as dtype_named
 from vrameter.settings.training import AdapterSettings, TrainingSettings
 from vrameter.spec import Parallelism, check
@@ -127,9 +129,9 @@ def setup(ask: Ask) -> Setup:
         Where it contradicts itself, the model, or the stack.
     """
     given: TrainingSettings = check(TrainingSettings, ask.request.settings, path="settings.")
-    found = stack(ask.request.engine)
+    found = stack(ask.request.engine, ask.request.engine_version)
     settings, assumed = _with_defaults(given, found)
-    architecture = ask.architecture
+    architecture = untied(ask.architecture) if found.unties else ask.architecture
     plan = ask.weight_plan()
     degrees = _degrees(ask)
     rule = optimizer(settings.optimizer)
@@ -144,6 +146,18 @@ def setup(ask: Ask) -> Setup:
     return Setup(
         ask, settings, found, architecture, plan, recipe, rule, degrees, adapters, length, frozen, assumed, plan.warnings
     )
+
+
+@lru_cache(maxsize=64)
+def untied(architecture: Architecture) -> Architecture:
+    """Return a model with an output layer of its own."""
+    if not architecture.tied:
+        return architecture
+    main = architecture.main
+    tensors = parts.lm_head(main.vocab_size, main.hidden_size)
+    head = Component(kind="head", name="head", hidden_size=main.hidden_size, tensors=tensors)
+    others = tuple(each for each in architecture.components if each.kind != "head")
+    return replace(architecture, components=(*others, head), tied=())
 
 
 def _with_defaults(given: TrainingSettings, found: Stack) -> tuple[TrainingSettings, dict[str, Any]]:
@@ -280,8 +294,6 @@ def _recipe(
         changes["gradient"] = SIZES[settings.gradient_dtype]
     if degrees.zero:
         changes["contiguous_gradients"] = True
-    from dataclasses import replace
-
     return replace(base, **changes)
 
 

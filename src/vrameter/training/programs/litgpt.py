@@ -147,6 +147,7 @@ def _fused(scene: Scene, part: Attention, slots: dict[str, Tensor]) -> Weight:
     return Weight(
         sum(weight.size for weight in weights), first.element, trained=first.slot is not None,
         grad_element=first.grad_element, unpacked=sum(weight.unpacked for weight in weights),
+        keeps_input=first.keeps_input,
     )  # fmt: skip
 
 

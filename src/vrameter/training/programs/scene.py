@@ -51,12 +51,16 @@ class Use:
         Size of one number of its gradient. [bytes]
     unpacked
         Bytes that one product unpacks a quantised matrix to. [bytes]
+    keeps_input
+        Size of the numbers in which a product with a frozen matrix keeps its input all the same (bitsandbytes before
+        0.43); 0: it keeps none. [bytes]
     """
 
     element: int
     trained: bool
     grad_element: int = 0
     unpacked: int = 0
+    keeps_input: int = 0
     adapter: AdapterUse | None = None
 
 
@@ -158,8 +162,9 @@ class Scene:
         """Return a tensor as an operation sees it."""
         use = self.use(tensor)
         return Weight(
-            tensor.size, use.element, trained=use.trained, grad_element=use.grad_element, unpacked=use.unpacked
-        )
+            tensor.size, use.element, trained=use.trained, grad_element=use.grad_element, unpacked=use.unpacked,
+            keeps_input=use.keeps_input,
+        )  # fmt: skip
 
     def linear(self, x: Value, tensor: Tensor | None, *, outputs: int = 0, fan: int = 1) -> Value:
         """Run a linear layer with its adapter; `outputs` where the matrix is stored inputs first."""

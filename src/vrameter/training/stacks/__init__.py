@@ -38,8 +38,12 @@ class Stack:
         ``fresh``: made anew by each backward pass and freed after the step; ``buffer``: one buffer for good.
     adapts_experts
         Whether "all-linear" means the experts' matrices as well.
-    metric_extra
-        Bytes that the stack's own counters include beyond a bare step.
+    packed_keeps_input
+        Size of the numbers in which products with 4-bit matrices keep their inputs; 0: they keep none. [bytes]
+    packs_head
+        Whether a quantisation on loading takes the output layer as well.
+    unties
+        Whether the output layer is a matrix of its own even where the model ties it to the embedding.
     """
 
     name: str
@@ -49,10 +53,13 @@ class Stack:
     adapter_dtype: str | None = "fp32"
     gradients: str = "fresh"
     adapts_experts: bool = False
+    packed_keeps_input: int = 0
+    packs_head: bool = False
+    unties: bool = False
 
 
 @lru_cache(maxsize=32)
-def stack(name: str) -> Stack:
+def stack(name: str, version: str | None = None) -> Stack:
     """Return the stack of an engine.
 
     Raises
@@ -63,7 +70,7 @@ def stack(name: str) -> Stack:
     lowered = canonical(name)
     if lowered in MODULES:
         module = import_module(f"vrameter.training.stacks.{MODULES[lowered]}")
-        found: Stack = module.stack(lowered)
+        found: Stack = module.stack(lowered, version)
         return found
     if lowered in TRAINING_ENGINES:
         raise RequestError(

@@ -7,14 +7,16 @@ References
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vrameter.training.stacks import Stack
 
 STACK = Stack(
-    "litgpt", program="litgpt", loss="fabric", adapter_dtype=None,
+    "litgpt", program="litgpt", loss="fabric", adapter_dtype=None, packed_keeps_input=4, packs_head=True, unties=True,
     defaults={"optimizer": "adamw_torch", "precision": "bf16", "attn_implementation": "sdpa", "loss": "chunked", "loss_chunk_tokens": 128},
 )  # fmt: skip
 
 
-def stack(name: str) -> Stack:
-    """Return the stack."""
-    return STACK
+def stack(name: str, version: str | None = None) -> Stack:
+    """Return the stack; in 2023, before it was a package, 4-bit products kept their inputs as they were."""
+    return replace(STACK, packed_keeps_input=2) if version and "." not in version else STACK

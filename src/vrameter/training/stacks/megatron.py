@@ -16,6 +16,6 @@ STACKS = {
 }
 
 
-def stack(name: str) -> Stack:
+def stack(name: str, version: str | None = None) -> Stack:
     """Return one of these stacks."""
     return STACKS[name]

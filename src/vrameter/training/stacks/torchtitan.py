@@ -15,6 +15,6 @@ STACK = Stack(
 )  # fmt: skip
 
 
-def stack(name: str) -> Stack:
+def stack(name: str, version: str | None = None) -> Stack:
     """Return the stack."""
     return STACK

@@ -28,6 +28,6 @@ STACKS = {
 }  # fmt: skip
 
 
-def stack(name: str) -> Stack:
+def stack(name: str, version: str | None = None) -> Stack:
     """Return one of these stacks."""
     return STACKS[name]

@@ -163,9 +163,26 @@ def _counted(count: float, text: str) -> Model:
     return Model(name=text, architecture=None, num_params=number, source="count")
 
 
+def _megatron(reference: Mapping[str, Any]) -> Model:
+    """Return the model that Megatron-LM's arguments describe."""
+    from vrameter.model.megatron import read_megatron
+
+    args, name = reference["megatron_args"], reference.get("name") or ""
+    if not isinstance(args, Mapping) or not isinstance(name, str):
+        raise RequestError(
+            tr("model.megatron_args: %(value)s is not an object.", value=repr(args)[:60]),
+            field="model.megatron_args",
+            hint=tr('Give {"model": {"megatron_args": {"num-layers": 32, "hidden-size": 4096, ...}}}.'),
+        )
+    architecture = read_megatron(args, name=name)
+    return Model(name=architecture.name, architecture=architecture, num_params=architecture.num_params, source="config")
+
+
 def _configured(reference: Mapping[str, Any]) -> Model:
     from vrameter.model.read import read_config
 
+    if "megatron_args" in reference:
+        return _megatron(reference)
     extra = [key for key in reference if key not in ("config", "name")]
     if "config" not in reference and ("model_type" in reference or "architectures" in reference):
         raise RequestError(

@@ -14,6 +14,7 @@ from vrameter.memory import runtime
 from vrameter.training.holdings import Holding
 from vrameter.training.pieces import Pieces
 from vrameter.training.setup import Setup, setup
+from vrameter.training.sharing import Stage, stages
 from vrameter.training.step import Course, Moment, course
 from vrameter.units import ceil_div
 
@@ -38,38 +39,70 @@ class Static:
 def estimate(ask: Ask) -> Answer:
     """Return the ledger of the fullest device in a training step."""
     asked = setup(ask)
-    holding = Holding(asked, asked.architecture)
-    ledger, report = _device(holding)
+    found = [(stage, *_device(stage, asked)) for stage in stages(asked)]
+    found.sort(key=lambda entry: entry[1].peak().used, reverse=True)
+    ledger = found[0][1]
+    measured = next((entry for entry in found if entry[0].last), found[0]) if asked.stack.program == "megatron" else found[0]
     settings = msgspec.to_builtins(asked.settings)
     settings["seq_len"] = asked.length
     return Answer(
         ledgers=((ledger, ask.num_devices),),
         settings=settings,
         resolved={"dtype": asked.plan.dtype, "quantization": asked.plan.quantization},
-        report=report,
+        report=measured[2],
         warnings=asked.warnings,
     )
 
 
-def _device(holding: Holding) -> tuple[Ledger, dict[str, int]]:
-    asked = holding.setup
+def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
+    holding = Holding(asked, stage.share, stage.first, stage.last)
     static = static_of(holding)
     pieces = Pieces(holding)
-    run = course(pieces.all, held_gradients=pieces.accumulates)
+    kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
+    waiting = kept * (stage.in_flight - 1) // stage.chunks if stage.in_flight > 1 else 0
+    waiting = max(0, waiting - (kept - kept // stage.chunks))
+    run = course(pieces.all, in_flight=waiting, held_gradients=pieces.accumulates)
     items = _items(holding, static, run, pieces)
-    items += runtime.items(asked.ask.device, phases=PHASES, first="load", alive=items)
+    items += _runtime(asked, items)
     ledger = Ledger(PHASES, tuple(each for each in items if each.bytes or each.high))
     peak = ledger.peak()
+    space = sum(each.bytes for each in items if each.term == "workspace")
     report = {
         "weights_bytes": static.weights + static.adapters,
-        "steady_bytes": static.weights + static.adapters + static.master + static.state + static.ema + static.gradients,
+        "steady_bytes": static.weights + static.adapters + static.master + static.state + static.ema + static.gradients + space,
         "peak_allocated_bytes": peak.allocated,
         "peak_reserved_bytes": peak.reserved,
         "peak_used_bytes": peak.used,
+        "first_logged_peak_bytes": peak.allocated - static.state,
     }
     for phase in PHASES:
         report[f"{phase}_bytes"] = ledger.at(phase, held=("tensors",))
     return ledger, report
+
+
+def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
+    """Return workspaces, allocator slack and context."""
+    found = []
+    for each in runtime.items(asked.ask.device, phases=PHASES, first="load", alive=alive):
+        if each.term != "workspace":
+            found.append(each)
+            continue
+        handles = 3 if asked.stack.program == "megatron" and not asked.architecture.model_type.endswith("_local") else 2
+        found.append(
+            item("workspace", workspaces, phases=PHASES[1:], basis="modelled", handles=handles, blas_workspace=each.bytes,
+                 source="PyTorch 2.13 CUDABlas: one workspace for the forward and one for the backward thread; Transformer Engine's own")
+        )  # fmt: skip
+    return found
+
+
+def workspaces(*, handles: int, blas_workspace: int) -> int:
+    """Return the workspaces of the matrix libraries.
+
+    Formula::
+
+        handles * blas_workspace
+    """
+    return handles * blas_workspace
 
 
 def static_of(holding: Holding) -> Static:

@@ -70,6 +70,8 @@ def _by_type(model_type: str) -> Traits:
 def traits_of(architecture: Architecture, component: Component | None = None) -> Traits:
     """Return the traits of a component's layers."""
     found = _by_type(architecture.model_type)
+    if architecture.model_type.startswith("megatron"):
+        return _megatron(architecture)
     body = component or architecture.main
     shifts = any(
         tensor.role == "norm" and tensor.name.endswith("bias")
@@ -77,6 +79,12 @@ def traits_of(architecture: Architecture, component: Component | None = None) ->
         for tensor in layer.tensors
     )
     return replace(found, norm="layer") if shifts and found.norm == "rms" else found
+
+
+def _megatron(architecture: Architecture) -> Traits:
+    """Return Megatron's traits: dropout of 0.1 unless its arguments say otherwise, positions learned or rotated."""
+    learned = any(tensor.slot == "position" for component in architecture.components for tensor in component.tensors)
+    return Traits(norm="layer", rotary="none" if learned else "half", attention_dropout=0.1, hidden_dropout=0.1)
 
 
 __all__ = ["traits_of"]

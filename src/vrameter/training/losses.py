@@ -54,6 +54,17 @@ def fabric(scene: Scene, x: Value, head: Tensor, vocab: int, *, capped: bool = F
     return handed
 
 
+def parallel(scene: Scene, x: Value, head: Tensor, vocab: int, *, merged: bool = False) -> None:
+    """Run Megatron's loss: an fp32 copy of the logits turned into the softmax in place, gradients in its place."""
+    graph = scene.graph
+    logits = graph.linear(x, scene.weight(head), vocab)
+    soft = graph.new(logits.rows, vocab, 4)
+    loss = graph.op([logits], 1, element=4, saves=[soft], work=0)
+    if merged:
+        del logits
+    graph.seed(graph.op([loss], 1, rows=1))
+
+
 def chunked(scene: Scene, x: Value, head: Tensor, vocab: int, chunk: int) -> None:
     """Run the loss over chunks of tokens: logits whole in the model's dtype, fp32 copies one chunk at a time."""
     graph = scene.graph
@@ -93,4 +104,4 @@ def liger_chunk(tokens: int, vocab: int, width: int) -> int:
     return size
 
 
-__all__ = ["chunked", "fabric", "finish", "full", "fused", "liger_chunk"]
+__all__ = ["chunked", "fabric", "finish", "full", "fused", "liger_chunk", "parallel"]

@@ -80,9 +80,16 @@ class Pieces:
             return Scene(
                 graph, setup.settings.micro_batch * self.sequences, setup.local_length, setup.recipe.numbers, kernels, traits,
                 use, keys=setup.length if setup.degrees.context > 1 else 0, enabled=enabled, prompt_element=prompt,
+                ranks=self.ranks, exchanges=setup.degrees.expert > 1,
             )  # fmt: skip
 
         return make
+
+    @cached_property
+    def ranks(self) -> int:
+        """Devices among which tokens are split between matrices."""
+        degrees = self.setup.degrees
+        return degrees.tensor if degrees.sequence else 1
 
     @cached_property
     def sequences(self) -> int:
@@ -117,7 +124,7 @@ class Pieces:
     def _body(self, component: Component) -> list[Piece]:
         setup = self.setup
         width, element = component.hidden_size, setup.recipe.numbers.residual
-        given = self.tokens * width * element
+        given = self.tokens // self.ranks * width * element
         found: list[Piece] = []
         if self.holding.first:
             found.append(self._embedding(component, given))
@@ -154,7 +161,8 @@ class Pieces:
         settings = setup.settings
         made = cost(
             lambda scene, x: self.program.layer(scene, layer, x), self.scene(component), width=component.hidden_size,
-            element=setup.recipe.numbers.residual, rows=self.tokens, accumulates=self.accumulates, input_grad=input_grad,
+            element=setup.recipe.numbers.residual, rows=self.tokens // self.ranks, accumulates=self.accumulates,
+            input_grad=input_grad,
         )  # fmt: skip
         recomputed = settings.recompute == "full"
         return Piece(
@@ -188,10 +196,10 @@ class Pieces:
             return self._loss(where, x, head, vocab)
 
         made = cost(
-            program, scene, width=body.hidden_size, element=setup.recipe.numbers.residual, rows=self.tokens,
+            program, scene, width=body.hidden_size, element=setup.recipe.numbers.residual, rows=self.tokens // self.ranks,
             accumulates=self.accumulates, seeded=False,
         )  # fmt: skip
-        given = self.tokens * body.hidden_size * setup.recipe.numbers.residual
+        given = self.tokens // self.ranks * body.hidden_size * setup.recipe.numbers.residual
         return Piece("head", made, given, gradients=made.gradients,
                      gathered=self.gathered(head.size if head is not None else 0))  # fmt: skip
 
@@ -214,6 +222,9 @@ class Pieces:
             return None
         if kind == "fabric":
             return losses.fabric(scene, x, head, vocab)
+        if kind == "megatron":
+            losses.parallel(scene, x, head, vocab)
+            return None
         if asked == "chunked":
             losses.chunked(scene, x, head, vocab, setup.settings.loss_chunk_tokens or -(-x.rows // 8))
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import msgspec
@@ -15,6 +15,7 @@ from vrameter.memory.optimizer import Optimizer, optimizer
 from vrameter.memory.weights import WeightPlan
 from vrameter.model import parts
 from vrameter.model.architecture import Architecture, Component
+from vrameter.model.megatron import Arguments
 from vrameter.model.dtypes import dtype as dtype_named
 from vrameter.settings.training import AdapterSettings, TrainingSettings
 from vrameter.spec import Parallelism, check
@@ -98,6 +99,12 @@ class Setup:
     frozen: tuple[str, ...]
     assumed: dict[str, Any]
     warnings: tuple[str, ...]
+
+    @cached_property
+    def megatron(self) -> Arguments | None:
+        """Megatron's own arguments, where the model was given by them."""
+        model = self.ask.request.model
+        return Arguments(model["megatron_args"]) if isinstance(model, dict) and "megatron_args" in model else None
 
     @property
     def full(self) -> bool:

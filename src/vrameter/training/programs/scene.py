@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from vrameter.model.architecture import Attention, FeedForward, Layer, Part, Tensor
-from vrameter.training.graph import FIXED, PAIRS, Graph, Storage, Value, Weight
+from vrameter.training.graph import FIXED, PAIRS, Graph, Slot, Storage, Value, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +136,12 @@ class Scene:
         Tokens that one token's attention spans in memory, where that is not `length`. [tokens]
     enabled
         Adapters by slot, for stacks that name what is adapted by its part in the layer.
+    ranks
+        Devices among which tokens are split between matrices (sequence parallelism). [devices]
+    exchanges
+        Whether routed tokens travel between devices.
+    memory_tokens
+        Tokens of an encoder that cross-attention reads. [tokens]
     prompt_element
         Size of the numbers of a learned prompt that each layer attends to; 0 without one. [bytes]
     """
@@ -150,11 +156,20 @@ class Scene:
     keys: int = 0
     enabled: Mapping[str, AdapterUse] = field(default_factory=dict)
     prompt_element: int = 0
+    ranks: int = 1
+    exchanges: bool = False
+    memory_tokens: int = 0
 
     @property
     def tokens(self) -> int:
         """Tokens of one forward pass on this device."""
         return self.seqs * self.length
+
+    def memory(self, width: int) -> Value:
+        """Return what an encoder hands to cross-attention: one tensor for all layers, counted with the encoder."""
+        made = self.graph.constant(self.memory_tokens or self.tokens, width, self.numbers.residual)
+        made.slot = Slot(made.bytes) if self.graph.keeps else None
+        return made
 
     # -- weights ------------------------------------------------------------------------------------
 

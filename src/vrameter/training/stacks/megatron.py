@@ -7,6 +7,9 @@ References
 
 from __future__ import annotations
 
+from vrameter.settings.training import TrainingSettings
+from vrameter.training.programs.scene import Numbers
+from vrameter.training.recipes import Recipe
 from vrameter.training.stacks import Stack
 
 _DEFAULTS = {"optimizer": "adam", "precision": "bf16-mixed", "attn_implementation": "flash_attention_2", "loss": "full"}
@@ -14,6 +17,16 @@ STACKS = {
     name: Stack(name, program="megatron", loss="megatron", gradients="buffer", defaults=_DEFAULTS, adapts_experts=True)
     for name in ("megatron", "megatron-bridge", "megatron-swift")
 }
+
+
+def recipe(precision: str, settings: TrainingSettings, *, full: bool) -> Recipe:
+    """Return Megatron's numbers: half-precision weights, a buffer of main gradients, fp32 masters and moments."""
+    if precision == "fp32":
+        return Recipe(4, 4, Numbers(4, 4), 4, main_gradient=4)
+    half = precision in ("fp16", "fp16-mixed")
+    main = {"fp32": 4, "bf16": 2, "fp16": 2}.get(settings.gradient_dtype or "", 2 if half else 4)
+    moment = 2 if settings.use_precision_aware_optimizer else 4
+    return Recipe(2, 2, Numbers(2, 2), 2, main_gradient=main, master=4, moment=moment)
 
 
 def stack(name: str, version: str | None = None) -> Stack:

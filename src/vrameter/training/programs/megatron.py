@@ -1,0 +1,236 @@
+"""Layers of Megatron Core as programs, with Transformer Engine or its own modules.
+
+Transformer Engine's fused norm and projection keep the norm's input and output; attention keeps the fused projection
+it views; residual branches keep one byte of dropout mask. Without sequence parallelism what stands between the split
+matrices is whole on every device [1]_.
+
+References
+----------
+.. [1] V. Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", 2022, arXiv:2205.05198.
+.. [2] NVIDIA/TransformerEngine, ``pytorch/module/layernorm_linear.py``, ``attention``; Megatron-LM, ``core/transformer``,
+       ``core/fusions``, ``core/transformer/moe``.
+"""
+
+from __future__ import annotations
+
+from vrameter.model.architecture import Attention, FeedForward, LatentAttention, Layer, Recurrent, Tensor
+from vrameter.training.graph import PAIRS, Value
+from vrameter.training.programs.experts import shared_part, shared_slots
+from vrameter.training.programs.recurrent import recurrent
+from vrameter.training.programs.scene import Scene, by_slot, norms_of
+
+
+def layer(scene: Scene, block: Layer, x: Value) -> Value:
+    """Run one layer: each part between a norm and an addition."""
+    graph = scene.graph
+    norms = norms_of(block)
+    for number, part in enumerate(block.parts):
+        norm = norms[min(number, len(norms) - 1)]
+        y = run(scene, part, x, norm)
+        if scene.traits.hidden_dropout:
+            y = scene.dropout(y)
+        x = graph.add(y, x)
+        del y
+    return x
+
+
+def run(scene: Scene, part: object, x: Value, norm: tuple[Tensor, ...]) -> Value:
+    """Run one part on the normed residual stream."""
+    if isinstance(part, LatentAttention):
+        return latent(scene, part, x, norm)
+    if isinstance(part, Attention):
+        return attention(scene, part, x, norm)
+    if isinstance(part, Recurrent):
+        return recurrent(scene, part, normed(scene, x, norm))
+    assert isinstance(part, FeedForward)
+    if part.num_experts:
+        return mixture(scene, part, normed(scene, x, norm))
+    return perceptron(scene, part, normed(scene, x, norm))
+
+
+def normed(scene: Scene, x: Value, norm: tuple[Tensor, ...]) -> Value:
+    """Run a fused norm: its input is kept, with two numbers a token; its output is kept by what follows."""
+    graph = scene.graph
+    stats = graph.new(x.rows, 2 if len(norm) > 1 else 1, 4)
+    return graph.op([x], saves=[x, stats], weights=[scene.weight(tensor) for tensor in norm])
+
+
+def column(scene: Scene, x: Value, tensor: Tensor, width: int) -> Value:
+    """Run a matrix split by outputs: under sequence parallelism its input is gathered, and gathered again backwards."""
+    graph = scene.graph
+    gathered = (scene.ranks - 1) * x.bytes
+    if gathered:
+        graph.touch(gathered)
+    out = graph.linear(x, scene.weight(tensor), width)
+    if out.slot is not None:
+        graph.nodes[-1].work += gathered
+    use = scene.use(tensor)
+    return scaled_rows(scene, out if use.adapter is None else scene.adapted(x, out, tensor, use.adapter))
+
+
+def scaled_rows(scene: Scene, x: Value) -> Value:
+    """Return the same tensor counted over all tokens: after a column-split matrix they are all here."""
+    if scene.ranks == 1:
+        return x
+    graph = scene.graph
+    full = graph.new(x.rows * scene.ranks, x.width, x.element)
+    out = Value(full.storage, full.rows, x.width, x.element, None)
+    if x.slot is not None:
+        from vrameter.training.graph import Slot
+
+        out.slot = Slot(full.bytes)
+        graph.record((x,), (out,))
+    return out
+
+
+def row(scene: Scene, x: Value, tensor: Tensor, width: int) -> Value:
+    """Run a matrix split by inputs; under sequence parallelism each device keeps its share of the sum."""
+    graph = scene.graph
+    out = graph.linear(x, scene.weight(tensor), width)
+    use = scene.use(tensor)
+    if use.adapter is not None:
+        out = scene.adapted(x, out, tensor, use.adapter)
+    if scene.ranks == 1:
+        return out
+    return graph.op([out], rows=x.rows // scene.ranks)
+
+
+def attention(scene: Scene, part: Attention, x: Value, norm: tuple[Tensor, ...]) -> Value:
+    """Run self- or cross-attention."""
+    graph, slots = scene.graph, by_slot(part.tensors)
+    q_width, k_width = part.num_heads * part.head_dim, part.num_kv_heads * part.head_dim
+    v_width = part.num_kv_heads * part.value_dim
+    y = normed(scene, x, norm)
+    if "qkv" in slots:
+        mixed = column(scene, y, slots["qkv"], q_width + k_width + v_width)
+        q, k, v = graph.halves(mixed, [q_width, k_width, v_width])
+        if part.num_heads != part.num_kv_heads:
+            q = graph.copy(q)
+        del mixed
+    else:
+        q = column(scene, y, slots["q"], q_width)
+        memory = scene.memory(x.width)
+        k = graph.linear(memory, scene.weight(slots["k"]), k_width)
+        v = graph.linear(memory, scene.weight(slots["v"]), v_width)
+    del y
+    for name, value in (("q", q_width), ("k", k_width)):
+        group = next((found for found in norms_of(part) if f".{name}_" in found[0].name), ())
+        if group:
+            target = q if name == "q" else k
+            heads = value // group[0].size
+            wide = target.view(target.rows * heads, target.width // heads)
+            stats = graph.new(wide.rows, 1, 4)
+            made = graph.op([wide], saves=[wide, stats], weights=[scene.weight(tensor) for tensor in group])
+            made = made.view(target.rows, target.width)
+            q, k = (made, k) if name == "q" else (q, made)
+    if scene.traits.rotary != "none":
+        q, k = graph.op([q]), graph.op([k])
+    out = core(scene, part, q, k, v)
+    return row(scene, out, slots["o"], x.width)
+
+
+def core(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value:
+    """Run the attention kernel: fused, or scores, softmax and dropout one after another."""
+    graph = scene.graph
+    width = part.num_heads * part.value_dim
+    if scene.kernels.attention != "eager":
+        sums = graph.new(q.rows, part.num_heads, 4)
+        out = graph.op([q, k, v], width, saves=[q, k, v, sums], saves_output=True, work=q.bytes * 2)
+        return out
+    rows = scene.seqs * part.num_heads * scene.length
+    keys = scene.keys or scene.length
+    element = q.element
+    if part.num_kv_heads < part.num_heads:
+        k = graph.copy(k, width=part.num_heads * part.head_dim)
+        v = graph.copy(v, width=width)
+    scores = graph.op([q, k], keys, rows=rows, saves=[q, k], kind=PAIRS)
+    weights = graph.pointwise(scores, keeps="output")
+    del scores
+    if scene.traits.attention_dropout:
+        weights = scene.dropout(weights)
+    out = graph.op([weights, v], width, rows=q.rows, element=element, saves=[weights, v], kind=0)
+    del weights
+    return graph.copy(out)
+
+
+def latent(scene: Scene, part: LatentAttention, x: Value, norm: tuple[Tensor, ...]) -> Value:
+    """Run multi-head latent attention: keys and values are put together for all heads before the kernel."""
+    graph, slots, heads = scene.graph, by_slot(part.tensors), part.num_heads
+    key_dim = part.nope_dim + part.rope_dim
+    y = normed(scene, x, norm)
+    if part.q_lora_rank:
+        inner = graph.linear(y, scene.weight(slots["q_a"]), part.q_lora_rank)
+        inner = graph.op([inner], saves=[inner, graph.new(inner.rows, 1, 4)])
+        q = column(scene, inner, slots["q_b"], heads * key_dim)
+        del inner
+    else:
+        q = column(scene, y, slots["q"], heads * key_dim)
+    compressed = graph.linear(y, scene.weight(slots["kv_a"]), part.kv_lora_rank + part.rope_dim)
+    del y
+    latent_kv, turned = graph.halves(compressed, [part.kv_lora_rank, part.rope_dim])
+    del compressed
+    latent_kv = graph.op([latent_kv], saves=[latent_kv, graph.new(latent_kv.rows, 1, 4)])
+    kv = column(scene, latent_kv, slots["kv_b"], heads * (part.nope_dim + part.value_dim))
+    del latent_kv
+    q = graph.op([q])
+    still, v = graph.halves(kv, [heads * part.nope_dim, heads * part.value_dim])
+    del kv
+    turned = graph.op([turned], heads * part.rope_dim, rows=q.rows)
+    k = graph.join([still, turned])
+    del still, turned
+    v = graph.copy(v)
+    dense = Attention((), heads, heads, key_dim, part.value_dim)
+    out = core(scene, dense, q, k, v)
+    return row(scene, out, slots["o"], x.width)
+
+
+def perceptron(scene: Scene, part: FeedForward, x: Value) -> Value:
+    """Run the perceptron: the fused activation keeps its input, the second matrix the product."""
+    slots, graph, width = by_slot(part.tensors), scene.graph, part.intermediate_size
+    if "gate_up" in slots:
+        inner = column(scene, x, slots["gate_up"], 2 * width)
+        inner = graph.op([inner], width, saves=[inner])
+    else:
+        inner = column(scene, x, slots["up"], width)
+        inner = graph.pointwise(inner)
+    return row(scene, inner, slots["down"], x.width)
+
+
+def mixture(scene: Scene, part: FeedForward, x: Value) -> Value:
+    """Run router, permutation, grouped experts and their way back."""
+    graph, fan, width = scene.graph, part.num_experts_per_token, part.intermediate_size
+    slots = {tensor.slot: tensor for tensor in part.tensors if tensor.role in ("experts", "router") and len(tensor.shape) > 1}
+    wide = scene.traits.router == "fp32"
+    inputs = graph.cast(x, 4) if wide else x
+    logits = graph.linear(inputs, scene.weight(slots["router"]), part.num_experts)
+    del inputs
+    scores = graph.op([logits], element=4, saves_output=True)
+    chosen = graph.op([scores], saves=[graph.new(x.rows, part.num_experts, 1)])
+    del logits, scores
+    rows = x.rows * fan
+    copies = graph.op([x], rows=rows, saves=[graph.new(rows, 1, 8)])
+    if scene.exchanges:
+        copies = graph.op([copies])
+    gate = graph.op([chosen], 1, rows=rows, element=4)
+    inner = graph.linear(copies, scene.weight(slots.get("gate_up") or slots["up"]), (2 if part.gated else 1) * width)
+    del copies
+    if part.gated:
+        inner = graph.op([inner, gate], width, saves=[inner, gate], element=x.element)
+    else:
+        inner = graph.pointwise(inner)
+    made = graph.linear(inner, scene.weight(slots["down"]), x.width)
+    del inner
+    if not part.gated:
+        made = graph.mul(made, graph.cast(gate, made.element))
+    del gate
+    if scene.exchanges:
+        made = graph.op([made])
+    out = graph.op([made], rows=x.rows, saves=[graph.new(rows, 1, 8)])
+    del made
+    named = shared_slots(part)
+    if named:
+        out = graph.add(out, perceptron(scene, shared_part(part), x))
+    return out
+
+
+__all__ = ["attention", "layer", "normed", "perceptron", "run"]

@@ -108,7 +108,7 @@ def _kind(args: Arguments) -> str:
 
 def padded_vocab(args: Arguments, own: int) -> int:
     """Return the rows of the embedding, padded for tensor parallelism."""
-    size = args.number("vocab-size", own) + args.number("vocab-extra-ids", 0)
+    size = args.number("vocab-size", own)
     return ceil_to(size, args.number("make-vocab-size-divisible-by", 128) * args.number("tensor-model-parallel-size", 1))
 
 

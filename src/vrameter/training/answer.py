@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -34,6 +34,7 @@ class Static:
     fresh_gradients: int
     step: int
     ema: int = 0
+    pipeline: int = 0
 
 
 def estimate(ask: Ask) -> Answer:
@@ -58,6 +59,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     holding = Holding(asked, stage.share, stage.first, stage.last)
     static = static_of(holding)
     pieces = Pieces(holding)
+    static = replace(static, pipeline=_pipeline_buffers(asked, stage, pieces))
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
     waiting = kept * (stage.in_flight - 1) // stage.chunks if stage.in_flight > 1 else 0
     waiting = max(0, waiting - (kept - kept // stage.chunks))
@@ -69,7 +71,8 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     space = sum(each.bytes for each in items if each.term == "workspace")
     report = {
         "weights_bytes": static.weights + static.adapters,
-        "steady_bytes": static.weights + static.adapters + static.master + static.state + static.ema + static.gradients + space,
+        "steady_bytes": static.weights + static.adapters + static.master + static.state + static.ema + static.gradients + space
+        + static.pipeline,
         "peak_allocated_bytes": peak.allocated,
         "peak_reserved_bytes": peak.reserved,
         "peak_used_bytes": peak.used,
@@ -80,6 +83,14 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     return ledger, report
 
 
+def _pipeline_buffers(asked: Setup, stage: Stage, pieces: Pieces) -> int:
+    """Return what a stage of a pipeline holds of its neighbours' tensors between steps. [bytes]."""
+    if asked.degrees.pipeline == 1 or asked.settings.pipeline_schedule == "naive":
+        return 0
+    size = pieces.tokens // pieces.ranks * asked.architecture.main.hidden_size * asked.recipe.numbers.residual
+    return (2 * stage.chunks + 1) * size
+
+
 def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
     """Return workspaces, allocator slack and context."""
     found = []
@@ -87,10 +98,12 @@ def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
         if each.term != "workspace":
             found.append(each)
             continue
-        handles = 3 if asked.stack.program == "megatron" and not asked.architecture.model_type.endswith("_local") else 2
+        handles = 2
+        if asked.stack.program == "megatron" and not asked.architecture.model_type.endswith("_local"):
+            handles = 7 if asked.megatron is not None and asked.megatron.flag("moe-grouped-gemm") else 3
         found.append(
             item("workspace", workspaces, phases=PHASES[1:], basis="modelled", handles=handles, blas_workspace=each.bytes,
-                 source="PyTorch 2.13 CUDABlas: one workspace for the forward and one for the backward thread; Transformer Engine's own")
+                 source="PyTorch 2.13 CUDABlas: one workspace for the forward and one for the backward thread; Transformer Engine's own, four more for grouped experts")
         )  # fmt: skip
     return found
 
@@ -179,6 +192,11 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     line("optimizer_state", static.state, PHASES[1:], "state per parameter of the optimizer")
     line("ema", static.ema, PHASES[1:], "averaged copy of the weights in fp32")
     line("gradients", static.gradients, PHASES[1:], "one buffer for good")
+    if static.pipeline:
+        items.append(
+            item("communication", held_bytes, phases=PHASES[1:], basis="modelled", size=static.pipeline,
+                 source="inputs of each chunk of a pipeline's stage and their gradients, kept by the model between steps")
+        )  # fmt: skip
     held = pieces.accumulates and not static.gradients
     fresh = static.fresh_gradients
     moments: dict[str, Moment] = {"forward": run.forward, "loss": run.loss, "backward": run.backward}

@@ -57,7 +57,7 @@ def fabric(scene: Scene, x: Value, head: Tensor, vocab: int, *, capped: bool = F
 def parallel(scene: Scene, x: Value, head: Tensor, vocab: int, *, merged: bool = False) -> None:
     """Run Megatron's loss: an fp32 copy of the logits turned into the softmax in place, gradients in its place."""
     graph = scene.graph
-    logits = graph.linear(x, scene.weight(head), vocab)
+    logits = scene.gathered(graph.linear(x, scene.weight(head), vocab))
     soft = graph.new(logits.rows, vocab, 4)
     loss = graph.op([logits], 1, element=4, saves=[soft], work=0)
     if merged:

@@ -13,7 +13,7 @@ from vrameter.training import losses
 from vrameter.training.families import traits_of
 from vrameter.training.graph import Graph, Value
 from vrameter.training.holdings import Holding
-from vrameter.training.programs.scene import Kernels, Scene, Use, norms_of
+from vrameter.training.programs.scene import Kernels, Scene, Traits, Use, norms_of
 from vrameter.training.setup import Setup
 from vrameter.training.simulate import Cost, cost
 from vrameter.training.step import Piece
@@ -51,7 +51,8 @@ class Pieces:
         """The kernels that the settings name."""
         settings = self.setup.settings
         asked = settings.attn_implementation or "sdpa"
-        attention = "eager" if asked == "eager" else "sdpa" if asked == "sdpa" else "flash"
+        local = self.setup.architecture.model_type.endswith("_local")
+        attention = "eager" if asked == "eager" or local else "sdpa" if asked == "sdpa" else "flash"
         return Kernels(
             attention=attention, norm=settings.fused_kernels, rope=settings.fused_kernels, activation=settings.fused_kernels,
             fuses=settings.compile,
@@ -60,7 +61,8 @@ class Pieces:
     def scene(self, component: Component) -> Callable[[Graph], Scene]:
         """Return the maker of scenes for a component's programs."""
         setup, holding = self.setup, self.holding
-        traits = traits_of(setup.architecture, component)
+        traits = self.traits(component)
+        length = self.length(component)
         known: dict[int, Use] = {}
         kernels = self.kernels
         if component.kind == "encoder" and setup.architecture.decoder is not None:
@@ -78,12 +80,39 @@ class Pieces:
 
         def make(graph: Graph) -> Scene:
             return Scene(
-                graph, setup.settings.micro_batch * self.sequences, setup.local_length, setup.recipe.numbers, kernels, traits,
+                graph, setup.settings.micro_batch * self.sequences, length, setup.recipe.numbers, kernels, traits,
                 use, keys=setup.length if setup.degrees.context > 1 else 0, enabled=enabled, prompt_element=prompt,
-                ranks=self.ranks, exchanges=setup.degrees.expert > 1,
+                ranks=self.ranks, exchanges=setup.degrees.expert > 1, memory_tokens=self.memory_tokens,
             )  # fmt: skip
 
         return make
+
+    def traits(self, component: Component) -> Traits:
+        """Return the traits of a component's layers, with the dropout that the settings name."""
+        found, settings = traits_of(self.setup.architecture, component), self.setup.settings
+        if settings.attention_dropout is not None:
+            found = replace(found, attention_dropout=settings.attention_dropout)
+        if settings.hidden_dropout is not None:
+            found = replace(found, hidden_dropout=settings.hidden_dropout)
+        return found
+
+    def length(self, component: Component) -> int:
+        """Return the tokens of one sequence of a component on this device. [tokens]."""
+        setup = self.setup
+        if setup.megatron is not None and component.kind == "decoder":
+            own = setup.megatron.number("decoder-seq-length", 0)
+            if own:
+                return own
+        return setup.local_length
+
+    @cached_property
+    def memory_tokens(self) -> int:
+        """Tokens that cross-attention reads."""
+        return self.tokens
+
+    def rows(self, component: Component) -> int:
+        """Return the tokens of one forward pass of a component on this device, split by sequence parallelism."""
+        return self.setup.settings.micro_batch * self.sequences * self.length(component) // self.ranks
 
     @cached_property
     def ranks(self) -> int:
@@ -124,7 +153,7 @@ class Pieces:
     def _body(self, component: Component) -> list[Piece]:
         setup = self.setup
         width, element = component.hidden_size, setup.recipe.numbers.residual
-        given = self.tokens // self.ranks * width * element
+        given = self.rows(component) * width * element
         found: list[Piece] = []
         if self.holding.first:
             found.append(self._embedding(component, given))
@@ -161,7 +190,7 @@ class Pieces:
         settings = setup.settings
         made = cost(
             lambda scene, x: self.program.layer(scene, layer, x), self.scene(component), width=component.hidden_size,
-            element=setup.recipe.numbers.residual, rows=self.tokens // self.ranks, accumulates=self.accumulates,
+            element=setup.recipe.numbers.residual, rows=self.rows(component), accumulates=self.accumulates,
             input_grad=input_grad,
         )  # fmt: skip
         recomputed = settings.recompute == "full"
@@ -196,10 +225,10 @@ class Pieces:
             return self._loss(where, x, head, vocab)
 
         made = cost(
-            program, scene, width=body.hidden_size, element=setup.recipe.numbers.residual, rows=self.tokens // self.ranks,
+            program, scene, width=body.hidden_size, element=setup.recipe.numbers.residual, rows=self.rows(body),
             accumulates=self.accumulates, seeded=False,
         )  # fmt: skip
-        given = self.tokens // self.ranks * body.hidden_size * setup.recipe.numbers.residual
+        given = self.rows(body) * body.hidden_size * setup.recipe.numbers.residual
         return Piece("head", made, given, gradients=made.gradients,
                      gathered=self.gathered(head.size if head is not None else 0))  # fmt: skip
 

@@ -138,6 +138,7 @@ def setup(ask: Ask) -> Setup:
     given: TrainingSettings = check(TrainingSettings, ask.request.settings, path="settings.")
     found = stack(ask.request.engine, ask.request.engine_version)
     settings, assumed = _with_defaults(given, found)
+    settings = _with_arguments(settings, ask)
     architecture = untied(ask.architecture) if found.unties else ask.architecture
     plan = ask.weight_plan()
     degrees = _degrees(ask)
@@ -181,6 +182,25 @@ def _with_defaults(given: TrainingSettings, found: Stack) -> tuple[TrainingSetti
     return settings, assumed
 
 
+def _with_arguments(settings: TrainingSettings, ask: Ask) -> TrainingSettings:
+    """Return settings with what Megatron's own arguments say of dropout, recompute and buffers."""
+    model = ask.request.model
+    if not isinstance(model, dict) or "megatron_args" not in model:
+        return settings
+    args = Arguments(model["megatron_args"])
+    changes: dict[str, Any] = {}
+    for name in ("attention_dropout", "hidden_dropout"):
+        text = args.text(name.replace("_", "-"))
+        if text and getattr(settings, name) is None:
+            changes[name] = float(text)
+    modules = args.text("recompute-modules").strip("[]").split()
+    if modules and not settings.recompute_modules:
+        changes["recompute_modules"] = modules
+    if args.flag("accumulate-allreduce-grads-in-fp32") and settings.gradient_dtype is None:
+        changes["gradient_dtype"] = "fp32"
+    return msgspec.structs.replace(settings, **changes)
+
+
 def given_fields(settings: TrainingSettings) -> set[str]:
     """Return the fields that differ from what the struct assumes."""
     defaults = TrainingSettings()
@@ -210,7 +230,8 @@ def _degrees(ask: Ask) -> Degrees:
             field="parallelism.data",
             hint=tr("Use parallelism.data %(data)s, or leave it out.", data=data),
         )  # fmt: skip
-    expert_tensor = asked.expert_tensor or (asked.tensor if asked.expert == 1 else 1)
+    shares = asked.tensor * data * asked.context
+    expert_tensor = asked.expert_tensor or (1 if shares % (asked.expert * asked.tensor) else asked.tensor)
     if asked.tensor * data * asked.context % (asked.expert * min(expert_tensor, asked.tensor)):
         raise RequestError(
             tr(

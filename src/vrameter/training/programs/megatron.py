@@ -65,22 +65,7 @@ def column(scene: Scene, x: Value, tensor: Tensor, width: int) -> Value:
     if out.slot is not None:
         graph.nodes[-1].work += gathered
     use = scene.use(tensor)
-    return scaled_rows(scene, out if use.adapter is None else scene.adapted(x, out, tensor, use.adapter))
-
-
-def scaled_rows(scene: Scene, x: Value) -> Value:
-    """Return the same tensor counted over all tokens: after a column-split matrix they are all here."""
-    if scene.ranks == 1:
-        return x
-    graph = scene.graph
-    full = graph.new(x.rows * scene.ranks, x.width, x.element)
-    out = Value(full.storage, full.rows, x.width, x.element, None)
-    if x.slot is not None:
-        from vrameter.training.graph import Slot
-
-        out.slot = Slot(full.bytes)
-        graph.record((x,), (out,))
-    return out
+    return scene.gathered(out if use.adapter is None else scene.adapted(x, out, tensor, use.adapter))
 
 
 def row(scene: Scene, x: Value, tensor: Tensor, width: int) -> Value:
@@ -138,7 +123,7 @@ def core(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value:
         out = graph.op([q, k, v], width, saves=[q, k, v, sums], saves_output=True, work=q.bytes * 2)
         return out
     rows = scene.seqs * part.num_heads * scene.length
-    keys = scene.keys or scene.length
+    keys = k.rows // scene.seqs if part.scope == "cross" else scene.keys or scene.length
     element = q.element
     if part.num_kv_heads < part.num_heads:
         k = graph.copy(k, width=part.num_heads * part.head_dim)

@@ -171,6 +171,16 @@ class Scene:
         made.slot = Slot(made.bytes) if self.graph.keeps else None
         return made
 
+    def gathered(self, x: Value) -> Value:
+        """Return what a column-split matrix made, counted over all tokens: under sequence parallelism they meet there."""
+        if self.ranks == 1:
+            return x
+        graph = self.graph
+        out = graph.new(x.rows * self.ranks, x.width, x.element, grad=x.slot is not None)
+        if x.slot is not None:
+            graph.record((x,), (out,))
+        return out
+
     # -- weights ------------------------------------------------------------------------------------
 
     def weight(self, tensor: Tensor) -> Weight:

@@ -17,7 +17,7 @@ from typing import Any
 
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
-from vrameter.model import parts
+from vrameter.model import mixers, parts
 from vrameter.model.architecture import (
     Architecture,
     Attention,
@@ -241,7 +241,7 @@ def _hybrid(args: Arguments, hidden: int, pattern: str) -> tuple[Layer, ...]:
     state, groups = args.number("mamba-state-dim", 128), args.number("mamba-num-groups", 8)
     head = args.number("mamba-head-dim", 64)
     inner = 2 * hidden
-    mixer: Recurrent = parts.mamba2(
+    mixer: Recurrent = mixers.mamba2(
         hidden_size=hidden, inner_size=inner, state_size=state, num_heads=inner // head, num_groups=groups, conv_kernel=4, name="mixer",
     )  # fmt: skip
     norm = _norm(args, "norm", hidden)

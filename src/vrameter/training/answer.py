@@ -61,8 +61,9 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     pieces = Pieces(holding)
     static = replace(static, pipeline=_pipeline_buffers(asked, stage, pieces))
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
-    waiting = kept * (stage.in_flight - 1) // stage.chunks if stage.in_flight > 1 else 0
-    waiting = max(0, waiting - (kept - kept // stage.chunks))
+    count = sum(piece.name == "layer" for piece in pieces.all)
+    chunk = kept // max(1, min(stage.chunks, count))
+    waiting = max(0, chunk * stage.in_flight - kept)
     run = course(pieces.all, in_flight=waiting, held_gradients=pieces.accumulates)
     items = _items(holding, static, run, pieces)
     items += _runtime(asked, items)

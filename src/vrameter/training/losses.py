@@ -65,16 +65,19 @@ def parallel(scene: Scene, x: Value, head: Tensor, vocab: int, *, merged: bool =
     graph.seed(graph.op([loss], 1, rows=1))
 
 
-def chunked(scene: Scene, x: Value, head: Tensor, vocab: int, chunk: int) -> None:
-    """Run the loss over chunks of tokens: logits whole in the model's dtype, fp32 copies one chunk at a time."""
+def chunked(scene: Scene, x: Value, head: Tensor, vocab: int, chunk: int, *, compiled: bool = False) -> None:
+    """Run the loss over chunks of tokens: logits whole in the model's dtype, fp32 copies one chunk at a time.
+
+    The log-softmax of every chunk is kept in fp32; a compiled loss makes it again from the logits.
+    """
     graph = scene.graph
     logits = scene.linear(x, head, outputs=vocab)
-    rows = min(chunk or x.rows, x.rows)
-    graph.touch(rows * vocab * 8)
-    logs = graph.op([logits], 1, element=4, saves=[logits], work=rows * vocab * 8)
-    graph.nodes and graph.nodes[-1].saved.append(Storage(graph, logits.rows * vocab * 4))
-    loss = graph.op([logs], 1, rows=1)
-    graph.seed(loss)
+    space = min(chunk or x.rows, x.rows) * vocab * 8
+    graph.touch(space)
+    kept = logits if compiled else graph.new(logits.rows, vocab, 4)
+    loss = graph.op([logits], 1, element=4, saves=[kept], work=space, piecewise=True)
+    del logits, kept
+    graph.seed(graph.op([loss], 1, rows=1))
 
 
 def fused(scene: Scene, x: Value, head: Tensor, vocab: int) -> None:

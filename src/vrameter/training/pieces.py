@@ -8,7 +8,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
-from vrameter.model.architecture import Component, Layer, Tensor
+from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Tensor
 from vrameter.training import losses
 from vrameter.training.families import traits_of
 from vrameter.training.graph import Graph, Value
@@ -53,9 +53,10 @@ class Pieces:
         asked = settings.attn_implementation or "sdpa"
         local = self.setup.architecture.model_type.endswith("_local")
         attention = "eager" if asked == "eager" or local else "sdpa" if asked == "sdpa" else "flash"
+        fused = settings.fused_kernels or settings.compile
         return Kernels(
-            attention=attention, norm=settings.fused_kernels, rope=settings.fused_kernels, activation=settings.fused_kernels,
-            fuses=settings.compile,
+            attention=attention, repeats_kv=self.setup.stack.repeats_kv and attention == "sdpa", norm=fused, rope=fused,
+            activation=fused,
         )  # fmt: skip
 
     def scene(self, component: Component) -> Callable[[Graph], Scene]:
@@ -193,12 +194,28 @@ class Pieces:
             element=setup.recipe.numbers.residual, rows=self.rows(component), accumulates=self.accumulates,
             input_grad=input_grad,
         )  # fmt: skip
-        recomputed = settings.recompute == "full"
+        by_operation = settings.recompute == "selective" and settings.recompute_policy == "op"
+        recomputed = settings.recompute == "full" or by_operation
+        kept = given + (self._kept_products(layer, component.hidden_size) if by_operation else 0)
         return Piece(
             "layer", made, given, recomputed=recomputed,
-            kept_input=0 if settings.activation_offload else given,
+            kept_input=0 if settings.activation_offload else kept,
             gathered=self.gathered(layer.num_params), gradients=made.gradients,
         )  # fmt: skip
+
+    def _kept_products(self, layer: Layer, width: int) -> int:
+        """Return what recompute by operation keeps: attention's output and every other matrix product. [bytes].
+
+        In torchtitan's blocks these are queries, values, the gate (or first) and the last product of the perceptron.
+        """
+        total = 0
+        for part in layer.parts:
+            if isinstance(part, Attention):
+                total += 2 * part.num_heads * part.head_dim + part.num_kv_heads * part.value_dim
+                total += 2 * part.num_heads
+            elif isinstance(part, FeedForward):
+                total += part.intermediate_size * max(1, part.num_experts_per_token) + width
+        return total * self.tokens // self.ranks * self.setup.recipe.numbers.compute
 
     def gathered(self, num_params: int) -> int:
         """Return what weights take while they are put together from shards. [bytes]."""
@@ -255,7 +272,8 @@ class Pieces:
             losses.parallel(scene, x, head, vocab)
             return None
         if asked == "chunked":
-            losses.chunked(scene, x, head, vocab, setup.settings.loss_chunk_tokens or -(-x.rows // 8))
+            losses.chunked(scene, x, head, vocab, setup.settings.loss_chunk_tokens or -(-x.rows // 8),
+                           compiled=setup.settings.compile)  # fmt: skip
             return None
         losses.full(scene, x, head, vocab)
         return None

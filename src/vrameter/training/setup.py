@@ -143,6 +143,8 @@ def setup(ask: Ask) -> Setup:
     plan = ask.weight_plan()
     degrees = _degrees(ask)
     rule = optimizer(settings.optimizer)
+    if found.fused_steps and rule.name == "adamw_torch":
+        rule = replace(rule, step="fused", temporaries=0)
     length = _length(architecture, settings, assumed)
     frozen = _frozen(settings)
     tunes = settings.finetuning in ("lora", "dora", "peft")

@@ -94,9 +94,8 @@ class Kernels:
     repeats_kv
         Whether keys and values are copied out to every query head before a fused kernel.
     norm, rope, activation
-        Whether a fused kernel replaces the module's own operations.
-    fuses
-        Whether a compiler fuses what stands between matrix products and recomputes it in the backward pass.
+        Whether a fused kernel, or a compiler that fuses what stands between matrix products, replaces the module's own
+        operations: it keeps inputs and makes the rest again in the backward pass.
     """
 
     attention: str = "sdpa"
@@ -104,7 +103,6 @@ class Kernels:
     norm: bool = False
     rope: bool = False
     activation: bool = False
-    fuses: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class Stack:
     Parameters
     ----------
     program
-        Whose layers it runs: ``transformers``, ``litgpt``, ``torchtune``, ``torchtitan`` or ``megatron``.
+        Whose layers it runs: ``transformers``, ``litgpt`` or ``megatron``.
     loss
         How its plain loss is computed: ``upcast``, ``fabric``, ``chunked``, ``megatron``.
     defaults
@@ -42,6 +42,10 @@ class Stack:
         Size of the numbers in which products with 4-bit matrices keep their inputs; 0: they keep none. [bytes]
     packs_head
         Whether a quantisation on loading takes the output layer as well.
+    repeats_kv
+        Whether keys and values are copied out to every query head before torch's attention.
+    fused_steps
+        Whether AdamW takes its fused form unless told otherwise.
     unties
         Whether the output layer is a matrix of its own even where the model ties it to the embedding.
     """
@@ -56,6 +60,8 @@ class Stack:
     packed_keeps_input: int = 0
     packs_head: bool = False
     unties: bool = False
+    repeats_kv: bool = False
+    fused_steps: bool = False
 
 
 @lru_cache(maxsize=32)

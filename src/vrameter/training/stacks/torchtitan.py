@@ -10,7 +10,7 @@ from __future__ import annotations
 from vrameter.training.stacks import Stack
 
 STACK = Stack(
-    "torchtitan", program="torchtitan", loss="upcast",
+    "torchtitan", loss="upcast", repeats_kv=True, fused_steps=True,
     defaults={"optimizer": "adamw_torch_fused", "precision": "bf16-mixed", "attn_implementation": "sdpa", "loss": "full"},
 )  # fmt: skip
 

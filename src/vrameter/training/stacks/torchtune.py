@@ -10,7 +10,7 @@ from __future__ import annotations
 from vrameter.training.stacks import Stack
 
 STACK = Stack(
-    "torchtune", program="torchtune", loss="chunked", adapter_dtype=None,
+    "torchtune", loss="chunked", adapter_dtype=None, repeats_kv=True, fused_steps=True,
     defaults={"optimizer": "adamw_torch_fused", "precision": "bf16", "attn_implementation": "sdpa", "loss": "chunked"},
 )  # fmt: skip
 

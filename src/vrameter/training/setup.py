@@ -145,7 +145,8 @@ def setup(ask: Ask) -> Setup:
     rule = optimizer(settings.optimizer)
     if found.fused_steps and rule.name == "adamw_torch":
         rule = replace(rule, step="fused", temporaries=0)
-    length = _length(architecture, settings, assumed)
+    warnings = list(plan.warnings)
+    length = _length(architecture, settings, assumed, warnings)
     frozen = _frozen(settings)
     tunes = settings.finetuning in ("lora", "dora", "peft")
     adapters = None
@@ -154,7 +155,7 @@ def setup(ask: Ask) -> Setup:
     recipe = _recipe(ask, settings, plan, found, degrees, full=not tunes, assumed=assumed)
     _refuse(ask, settings, plan, rule, degrees, tunes=tunes)
     return Setup(
-        ask, settings, found, architecture, plan, recipe, rule, degrees, adapters, length, frozen, assumed, plan.warnings
+        ask, settings, found, architecture, plan, recipe, rule, degrees, adapters, length, frozen, assumed, tuple(warnings)
     )
 
 
@@ -250,13 +251,23 @@ def _degrees(ask: Ask) -> Degrees:
     )  # fmt: skip
 
 
-def _length(architecture: Architecture, settings: TrainingSettings, assumed: dict[str, Any]) -> int:
+def _length(
+    architecture: Architecture, settings: TrainingSettings, assumed: dict[str, Any], warnings: list[str]
+) -> int:
     limit = architecture.main.max_positions
     if settings.seq_len is None:
         length = min(DEFAULT_LENGTH, limit) if limit else DEFAULT_LENGTH
         assumed["seq_len"] = length
         return length
-    if limit and settings.seq_len > limit:
+    table = any(tensor.slot == "position" for component in architecture.loaded for tensor in component.tensors)
+    if limit and settings.seq_len > limit and not table:
+        warnings.append(
+            tr(
+                "seq_len %(value)s is beyond the %(limit)s positions that the model's config states.",
+                value=settings.seq_len, limit=limit,
+            )
+        )  # fmt: skip
+    elif limit and settings.seq_len > limit:
         raise RequestError(
             tr(
                 "settings.seq_len: %(value)s is beyond the %(limit)s positions of the model.",

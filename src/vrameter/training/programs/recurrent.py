@@ -14,26 +14,27 @@ from vrameter.model.architecture import Recurrent
 from vrameter.training.graph import Value
 from vrameter.training.programs.scene import Scene, by_slot, norms_of
 
-CHUNK = 64
+_INPUTS = ("ssm_in", "qkvz", "qkv", "z", "ba", "b", "a")
 
 
 def recurrent(scene: Scene, part: Recurrent, x: Value) -> Value:
-    """Run projections, the short convolution, the scan and the gated norm."""
+    """Run projections, the short convolution, the scan and the gated norm.
+
+    The fused kernels keep what the input projection made and what the scan made, and run the rest again backwards.
+    """
     graph, slots = scene.graph, by_slot(part.tensors)
-    inputs = [slots[name] for name in ("ssm_in", "qkvz", "qkv", "z", "ba", "b", "a") if name in slots
-              and slots[name].linear]  # fmt: skip
+    inputs = [slots[name] for name in _INPUTS if name in slots and slots[name].linear]
     streams = [scene.linear(x, tensor, outputs=tensor.shape[0]) for tensor in inputs] or [x]
-    wide = max(streams, key=lambda value: value.width)
-    channels = min(part.conv_channels or wide.width, wide.width)
-    mixed = graph.halves(wide, [channels, wide.width - channels]) if channels < wide.width else [wide]
-    convolved = graph.op([mixed[0]], channels, saves=[mixed[0]], weights=[scene.weight(slots["conv"])] if "conv" in slots else ())
-    states = max(1, scene.length // CHUNK) * part.state_elements // max(1, scene.length)
-    held = graph.new(x.rows, states, 4) if states else None
-    inner = part.inner_size or channels
-    out = graph.op([convolved, *mixed[1:]], inner, saves=[convolved, *mixed[1:], held])
+    inner = part.inner_size or streams[0].width
+    scanned = graph.new(x.rows, inner, x.element)
+    again = sum(stream.bytes for stream in streams)
+    weights = [scene.weight(slots["conv"])] if "conv" in slots else []
     norms = norms_of(part)
-    if norms:
-        out = scene.norm(out, norms[-1], kind="late", heads=inner // norms[-1][0].size if norms[-1][0].size < inner else 0)
+    stats = graph.new(x.rows, 1, 4) if norms else None
+    weights += [scene.weight(tensor) for group in norms for tensor in group]
+    out = graph.op(streams, inner, saves=[*streams, scanned, stats], weights=weights, work=2 * again,
+                   scratch=again)  # fmt: skip
+    del streams, scanned, stats
     last = slots.get("ssm_out") or slots.get("o")
     return scene.linear(out, last, outputs=x.width) if last is not None else out
 

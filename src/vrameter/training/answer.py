@@ -64,7 +64,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     count = sum(piece.name == "layer" for piece in pieces.all)
     chunk = kept // max(1, min(stage.chunks, count))
     waiting = max(0, chunk * stage.in_flight - kept)
-    run = course(pieces.all, in_flight=waiting, held_gradients=pieces.accumulates)
+    run = course(pieces.all, in_flight=waiting, prefetched=pieces.prefetched, held_gradients=pieces.accumulates)
     items = _items(holding, static, run, pieces)
     items += _runtime(asked, items)
     ledger = Ledger(PHASES, tuple(each for each in items if each.bytes or each.high))
@@ -73,7 +73,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     report = {
         "weights_bytes": static.weights + static.adapters,
         "steady_bytes": static.weights + static.adapters + static.master + static.state + static.ema + static.gradients + space
-        + static.pipeline,
+        + static.pipeline + static.fresh_gradients,
         "peak_allocated_bytes": peak.allocated,
         "peak_reserved_bytes": peak.reserved,
         "peak_used_bytes": peak.used,
@@ -211,6 +211,8 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         line("activations", moment.activations, (phase,), "kept by autograd until the backward pass", basis="modelled")
         line("temporary", moment.temporary, (phase,), "alive within one operation or layer", basis="modelled")
         line("communication", moment.gathered, (phase,), "weights put together from shards", basis="modelled")
+    line("communication", pieces.standing, WORKING[:3], "weights that stay together through both passes", basis="modelled")
+    line("communication", pieces.buckets, WORKING, "buckets of gradients on their way between devices", basis="modelled")
     line("gradients", fresh, ("step",), "of all trained parameters")
     line("temporary", static.step, ("step",), "temporaries of the optimizer's step", basis="modelled")
     return items

@@ -17,17 +17,25 @@ from vrameter.training.programs.scene import Scene
 from vrameter.units import ceil_div
 
 
-def full(scene: Scene, x: Value, head: Tensor, vocab: int, *, wide: bool = True, capped: bool = False) -> None:
-    """Run the plain loss: all logits, their fp32 copy, the log-softmax that is kept."""
+def full(scene: Scene, x: Value, head: Tensor, vocab: int, *, shifts: bool = False) -> Value | None:
+    """Run the plain loss: all logits, their fp32 copy, the log-softmax that is kept.
+
+    Before version 4.45 transformers cut the last position off by a copy, and the fp32 logits stayed with the output
+    through the backward pass (`shifts`).
+    """
     graph = scene.graph
     logits = scene.linear(x, head, outputs=vocab)
-    if capped:
+    if scene.traits.softcap:
         logits = graph.pointwise(logits, keeps="nothing")
         logits = graph.pointwise(logits, keeps="output")
         logits = graph.pointwise(logits, keeps="nothing")
-    upcast = graph.cast(logits, 4) if wide else logits
-    logs = graph.pointwise(upcast, keeps="output")
-    finish(scene, logs)
+    upcast = graph.cast(logits, 4)
+    if not shifts:
+        finish(scene, graph.pointwise(upcast, keeps="output"))
+        return None
+    del logits
+    finish(scene, graph.pointwise(graph.op([upcast]), keeps="output"))
+    return upcast
 
 
 def finish(scene: Scene, logs: Value) -> None:
@@ -68,14 +76,17 @@ def parallel(scene: Scene, x: Value, head: Tensor, vocab: int, *, merged: bool =
 def chunked(scene: Scene, x: Value, head: Tensor, vocab: int, chunk: int, *, compiled: bool = False) -> None:
     """Run the loss over chunks of tokens: logits whole in the model's dtype, fp32 copies one chunk at a time.
 
-    The log-softmax of every chunk is kept in fp32; a compiled loss makes it again from the logits.
+    The log-softmax of every chunk is kept in fp32; a compiled loss makes it again from the logits. Each chunk's gradient of
+    the head stands beside the sum of those before it.
     """
     graph = scene.graph
     logits = scene.linear(x, head, outputs=vocab)
-    space = min(chunk or x.rows, x.rows) * vocab * 8
+    rows = min(chunk or x.rows, x.rows)
+    space = 0 if compiled else rows * vocab * 8
+    again = head.size * scene.use(head).element if scene.use(head).trained and rows < x.rows else 0
     graph.touch(space)
     kept = logits if compiled else graph.new(logits.rows, vocab, 4)
-    loss = graph.op([logits], 1, element=4, saves=[kept], work=space, piecewise=True)
+    loss = graph.op([logits], 1, element=4, saves=[kept], work=space + again, piecewise=True)
     del logits, kept
     graph.seed(graph.op([loss], 1, rows=1))
 

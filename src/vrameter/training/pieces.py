@@ -183,7 +183,7 @@ class Pieces:
         ids = self.tokens * 8
         made = Cost(ids, ids, 0, 0, ids + size, size, ids + size + (largest if self.accumulates else fresh),
                     0 if self.accumulates else fresh, size)  # fmt: skip
-        gathered = self.gathered(sum(tensor.size for tensor in component.tensors))
+        gathered = 0 if setup.degrees.fsdp else self.gathered(sum(tensor.size for tensor in component.tensors))
         return Piece("embedding", made, 0, gradients=0 if self.accumulates else fresh, gathered=gathered)
 
     def _layer(self, component: Component, layer: Layer, given: int, *, input_grad: bool) -> Piece:
@@ -217,10 +217,58 @@ class Pieces:
                 total += part.intermediate_size * max(1, part.num_experts_per_token) + width
         return total * self.tokens // self.ranks * self.setup.recipe.numbers.compute
 
+    @cached_property
+    def prefetched(self) -> int:
+        """Weights that are put together ahead of the layer that runs: those of the next one. [bytes]."""
+        return max((piece.gathered for piece in self.all if piece.name == "layer"), default=0)
+
+    @cached_property
+    def stays_whole(self) -> bool:
+        """Whether a stage of a pipeline keeps its weights together for all micro-batches of a step."""
+        degrees = self.setup.degrees
+        return degrees.splits_weights and degrees.pipeline > 1 and degrees.fsdp is not None
+
+    @cached_property
+    def standing(self) -> int:
+        """Weights that stay together from the forward to the backward pass, and their gradients with them. [bytes].
+
+        FSDP's outermost group (embedding, last norm, head) is not split again in between; neither is anything in a
+        pipeline, where gradients wait whole for the last micro-batch too.
+        """
+        setup = self.setup
+        if not setup.degrees.splits_weights:
+            return 0
+        sides = sum(tensor.size for component in self.holding.share.loaded for tensor in component.tensors)
+        if self.stays_whole:
+            whole = self.holding.share.num_params
+            grads = 4 if setup.full else 0
+            return whole * (setup.recipe.numbers.compute + grads)
+        return sides * setup.recipe.numbers.compute if setup.degrees.fsdp else 0
+
+    @cached_property
+    def buckets(self) -> int:
+        """Copies of gradients on their way between devices. [bytes].
+
+        Data parallelism copies all of them to buckets once; ZeRO reduces a bucket of `h * h` numbers at a time and
+        keeps a second one filling; FSDP reduces one layer's at a time, in fp32 where parameters are.
+        """
+        setup, degrees = self.setup, self.setup.degrees
+        if degrees.data * degrees.context == 1 or setup.stack.program == "megatron":
+            return 0
+        trained = self.holding.trained_elements * setup.recipe.gradient
+        trained += self.holding.adapter_parameters * setup.recipe.weight
+        if degrees.zero:
+            width = setup.architecture.main.hidden_size
+            return min(2 * trained, 2 * width * width * setup.recipe.gradient)
+        if degrees.fsdp:
+            layers = max((piece.gathered for piece in self.all if piece.name == "layer"), default=0)
+            return layers // setup.recipe.numbers.compute * (setup.recipe.numbers.compute + 4) if setup.full else 0
+        return trained
+
     def gathered(self, num_params: int) -> int:
         """Return what weights take while they are put together from shards. [bytes]."""
         setup = self.setup
-        if not setup.degrees.splits_weights:
+        if not setup.degrees.splits_weights or self.stays_whole:
             return 0
         if setup.plan.quantization:
             return num_params * 5 // 8
@@ -247,7 +295,7 @@ class Pieces:
         )  # fmt: skip
         given = self.rows(body) * body.hidden_size * setup.recipe.numbers.residual
         return Piece("head", made, given, gradients=made.gradients,
-                     gathered=self.gathered(head.size if head is not None else 0))  # fmt: skip
+                     gathered=self.gathered(head.size if head is not None and not setup.degrees.fsdp else 0))  # fmt: skip
 
     def head_tensor(self, body: Component) -> Tensor | None:
         """Return the matrix from the last hidden state to the vocabulary, a tied embedding included."""
@@ -275,8 +323,10 @@ class Pieces:
             losses.chunked(scene, x, head, vocab, setup.settings.loss_chunk_tokens or -(-x.rows // 8),
                            compiled=setup.settings.compile)  # fmt: skip
             return None
-        losses.full(scene, x, head, vocab)
-        return None
+        if setup.settings.compile and setup.stack.compiles_loss:
+            losses.chunked(scene, x, head, vocab, x.rows, compiled=True)
+            return None
+        return losses.full(scene, x, head, vocab, shifts=setup.stack.shifts_logits)
 
 
 def _final_norms(body: Component) -> list[tuple[Tensor, ...]]:

@@ -12,7 +12,7 @@ from vrameter.engines import Ask
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
 from vrameter.memory.optimizer import Optimizer, optimizer
-from vrameter.memory.weights import WeightPlan
+from vrameter.memory.weights import WeightPlan, weight_plan
 from vrameter.model import parts
 from vrameter.model.architecture import Architecture, Component
 from vrameter.model.megatron import Arguments
@@ -135,12 +135,15 @@ def setup(ask: Ask) -> Setup:
     RequestError
         Where it contradicts itself, the model, or the stack.
     """
-    given: TrainingSettings = check(TrainingSettings, ask.request.settings, path="settings.")
+    given: TrainingSettings = check(TrainingSettings, _typed(ask.request.settings), path="settings.")
     found = stack(ask.request.engine, ask.request.engine_version)
     settings, assumed = _with_defaults(given, found)
     settings = _with_arguments(settings, ask)
     architecture = untied(ask.architecture) if found.unties else ask.architecture
+    tunes = settings.finetuning in ("lora", "dora", "peft")
     plan = ask.weight_plan()
+    if plan.from_config and not tunes:
+        plan = weight_plan(architecture, dtype=ask.request.dtype, quantization="none")
     degrees = _degrees(ask)
     rule = optimizer(settings.optimizer)
     if found.fused_steps and rule.name == "adamw_torch":
@@ -148,7 +151,6 @@ def setup(ask: Ask) -> Setup:
     warnings = list(plan.warnings)
     length = _length(architecture, settings, assumed, warnings)
     frozen = _frozen(settings)
-    tunes = settings.finetuning in ("lora", "dora", "peft")
     adapters = None
     if tunes:
         adapters = _adapters(architecture, settings, plan, found, frozen)
@@ -183,6 +185,15 @@ def _with_defaults(given: TrainingSettings, found: Stack) -> tuple[TrainingSetti
         settings = msgspec.structs.replace(settings, adapter=AdapterSettings(targets="all-linear"))
         assumed["adapter"] = {"rank": 8, "targets": "all-linear"}
     return settings, assumed
+
+
+def _typed(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with numbers and switches that argument lists write as text turned into what they are."""
+    words = {"true": True, "false": False}
+    return {
+        name: words.get(value.lower(), int(value) if value.isdigit() else value) if isinstance(value, str) else value
+        for name, value in values.items()
+    }
 
 
 def _with_arguments(settings: TrainingSettings, ask: Ask) -> TrainingSettings:

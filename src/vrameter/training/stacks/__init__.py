@@ -46,6 +46,10 @@ class Stack:
         Whether keys and values are copied out to every query head before torch's attention.
     fused_steps
         Whether AdamW takes its fused form unless told otherwise.
+    shifts_logits
+        Whether the loss copies the logits to cut the last position off and keeps them (transformers before 4.45).
+    compiles_loss
+        Whether what torch.compile takes includes the loss.
     unties
         Whether the output layer is a matrix of its own even where the model ties it to the embedding.
     """
@@ -62,6 +66,8 @@ class Stack:
     unties: bool = False
     repeats_kv: bool = False
     fused_steps: bool = False
+    shifts_logits: bool = False
+    compiles_loss: bool = True
 
 
 @lru_cache(maxsize=32)

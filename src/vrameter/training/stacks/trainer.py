@@ -9,6 +9,9 @@ References
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from vrameter.training.stacks import Stack
 
 _TRAINER = {"optimizer": "adamw_torch_fused", "precision": "bf16-mixed", "attn_implementation": "sdpa", "loss": "full"}
@@ -28,6 +31,15 @@ STACKS = {
 }  # fmt: skip
 
 
+# Versions whose layers copied keys and values to every query head and whose loss copied the logits.
+OLD = {"transformers": 4.45, "trl": 0.12, "ms-swift": 3.0, "fsdp_qlora": 9999.0}
+
+
 def stack(name: str, version: str | None = None) -> Stack:
-    """Return one of these stacks."""
-    return STACKS[name]
+    """Return one of these stacks; older ones copied more."""
+    found = STACKS[name]
+    match = re.match(r"(\d+)(?:\.(\d*))?", version or "")
+    if match is None or name not in OLD:
+        return found
+    number = float(f"{match[1]}.{match[2] or 0}")
+    return replace(found, shifts_logits=True, repeats_kv=True) if number < OLD[name] else found

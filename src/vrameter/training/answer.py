@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
-
 import msgspec
 
 from vrameter.engines import Answer, Ask
-from vrameter.ledger import Item, Ledger, item
+from vrameter.ledger import Basis, Item, Ledger, item
 from vrameter.memory import optimizer as opt
 from vrameter.memory import runtime
+from vrameter.training.constants import constants
 from vrameter.training.holdings import Holding
 from vrameter.training.pieces import Pieces
 from vrameter.training.setup import Setup, setup
@@ -96,6 +95,9 @@ def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
     """Return workspaces, allocator slack and context."""
     found = []
     for each in runtime.items(asked.ask.device, phases=PHASES, first="load", alive=alive):
+        if each.term == "fragmentation":
+            found.append(_slack(asked, alive))
+            continue
         if each.term != "workspace":
             found.append(each)
             continue
@@ -107,6 +109,23 @@ def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
                  source="PyTorch 2.13 CUDABlas: one workspace for the forward and one for the backward thread; Transformer Engine's own, four more for grouped experts")
         )  # fmt: skip
     return found
+
+
+def _slack(asked: Setup, alive: list[Item]) -> Item:
+    """Return what the allocator holds beyond live tensors."""
+    settings, degrees = asked.settings, asked.degrees
+    flat = degrees.fsdp in ("full_shard", "fsdp1", "shard_grad_op", "hybrid_shard") or asked.stack.name == "fsdp_qlora"
+    fixed = settings.packing or settings.finetuning == "pretrain" or asked.stack.program != "transformers"
+    kind = "flat" if flat else "fixed" if fixed else "variable"
+    bounds = constants().slack[kind]
+    moving = max(
+        sum(each.bytes for each in alive if phase in each.phases and each.term != "weights") for phase in WORKING
+    )
+    low, high = (runtime.slack_bytes(moving_bytes=moving, thousandths=bound) for bound in (bounds.low, bounds.high))
+    return item(
+        "fragmentation", runtime.slack_bytes, phases=PHASES[1:], basis="calibrated", held="allocator", low=low, high=high,
+        source=bounds.runs, moving_bytes=moving, thousandths=bounds.typical,
+    )  # fmt: skip
 
 
 def workspaces(*, handles: int, blas_workspace: int) -> int:
@@ -183,9 +202,15 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     asked = holding.setup
     items: list[Item] = []
 
-    def line(term: str, size: int, phases: tuple[str, ...], source: str, **more: Any) -> None:
-        if size:
-            items.append(item(term, held_bytes, phases=phases, source=source, size=size, **more))
+    spread = constants().modelled
+
+    def line(term: str, size: int, phases: tuple[str, ...], source: str, basis: Basis = "exact") -> None:
+        if not size:
+            return
+        low, high = (size * spread.low // 1000, size * spread.high // 1000) if basis == "modelled" else (size, size)
+        items.append(
+            item(term, held_bytes, phases=phases, source=source, basis=basis, low=low, high=high, size=size)
+        )
 
     line("weights", static.weights, PHASES, "shapes of the model and how each is stored")
     line("adapters", static.adapters, PHASES, "peft: low-rank matrices beside frozen ones")

@@ -83,7 +83,8 @@ class Pieces:
             return Scene(
                 graph, setup.settings.micro_batch * self.sequences, length, setup.recipe.numbers, kernels, traits,
                 use, keys=setup.length if setup.degrees.context > 1 else 0, enabled=enabled, prompt_element=prompt,
-                ranks=self.ranks, exchanges=setup.degrees.expert > 1, memory_tokens=self.memory_tokens,
+                ranks=self.ranks, exchanges=setup.degrees.expert > 1,
+                expert_ranks=setup.degrees.expert_tensor, memory_tokens=self.memory_tokens,
             )  # fmt: skip
 
         return make

@@ -108,6 +108,9 @@ def setup_virtual(setup: Setup) -> int:
         per = args.number("num-layers-per-virtual-pipeline-stage", 0)
         if per:
             return max(1, len(setup.architecture.main.layers) // (setup.degrees.pipeline * per))
+        layout = args.text("pipeline-model-parallel-layout")
+        if layout:
+            return max(1, len(_turns(layout)) // setup.degrees.pipeline)
         pattern = args.text("hybrid-layer-pattern")
         if pattern.count("|"):
             return max(1, (pattern.count("|") + 1) // setup.degrees.pipeline)
@@ -151,10 +154,15 @@ def layer_counts(setup: Setup) -> list[int]:
 
 def _layout(text: str, stages_: int) -> list[int]:
     """Return the layers of each stage from a layout such as ``Et*3|(tt|)*6tmL``."""
+    turns = [turn.count("t") for turn in _turns(text)]
+    return [sum(turns[index::stages_]) for index in range(stages_)]
+
+
+def _turns(text: str) -> list[str]:
+    """Return the turns of a layout, repetitions written out."""
     text = re.sub(r"\(([^()]*)\)\*(\d+)", lambda match: match[1] * int(match[2]), text)
     text = re.sub(r"([a-zA-Z])\*(\d+)", lambda match: match[1] * int(match[2]), text)
-    turns = [turn.count("t") for turn in text.split("|")]
-    return [sum(turns[index::stages_]) for index in range(stages_)]
+    return text.split("|")
 
 
 def _stage(whole: Architecture, counts: list[int], number: int, *, tied: bool, naive: bool) -> Architecture:

@@ -192,7 +192,7 @@ def mixture(scene: Scene, part: FeedForward, x: Value) -> Value:
     scores = graph.op([logits], element=4, saves_output=True)
     chosen = graph.op([scores], saves=[graph.new(x.rows, part.num_experts, 1)])
     del logits, scores
-    rows = x.rows * fan
+    rows = x.rows * fan * (scene.expert_ranks if scene.ranks > 1 else 1)
     copies = graph.op([x], rows=rows, saves=[graph.new(rows, 1, 8)])
     if scene.exchanges:
         copies = graph.op([copies])

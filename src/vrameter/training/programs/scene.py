@@ -138,6 +138,8 @@ class Scene:
         Devices among which tokens are split between matrices (sequence parallelism). [devices]
     exchanges
         Whether routed tokens travel between devices.
+    expert_ranks
+        Devices that split each expert, so that all their tokens meet there. [devices]
     memory_tokens
         Tokens of an encoder that cross-attention reads. [tokens]
     prompt_element
@@ -156,6 +158,7 @@ class Scene:
     prompt_element: int = 0
     ranks: int = 1
     exchanges: bool = False
+    expert_ranks: int = 1
     memory_tokens: int = 0
 
     @property

@@ -1,0 +1,211 @@
+"""Training against measurement: published runs with their settings, and single kernels.
+
+The cases are in ``benchmarks/cases/training.jsonl`` and ``training_kernels.jsonl``, each with its source.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks.scores import Pair, Score
+from vrameter import estimate
+from vrameter.errors import VrameterError
+from vrameter.memory import training_kernels as kernels
+from vrameter.training.losses import liger_chunk
+
+CASES = Path(__file__).parent / "cases"
+# Stacks whose components are images and videos.
+PICTURES = ("diffusers", "finetrainers", "timm", "ultralytics")
+PARALLEL = ("megatron", "torchtitan", "fsdp_qlora", "deepspeed")
+FIGURES = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_used_bytes")
+OUTSIDE = {"peak_allocated_bytes": ("fragmentation", "runtime"), "peak_reserved_bytes": ("runtime",), "peak_used_bytes": ()}
+# Checkpoints that differ from a known configuration in their weights alone.
+SAME_SHAPE = {
+    "qwen/qwen-7b-chat": "qwen/qwen-7b", "qwen/qwen-14b-chat": "qwen/qwen-14b", "qwen/qwen-1_8b-chat": "qwen/qwen-1_8b",
+    "qwen/qwen-72b": "qwen/qwen-72b-chat",
+}  # fmt: skip
+BLAS_WORKSPACE = 8_519_680
+
+
+def lines(name: str) -> list[dict[str, Any]]:
+    """Return the cases of a file."""
+    return [json.loads(line) for line in (CASES / name).read_text(encoding="utf-8").splitlines()]
+
+
+@lru_cache(maxsize=1)
+def configs() -> dict[str, dict[str, Any]]:
+    """Return the configurations that stand beside the cases, by name."""
+    return {
+        path.stem.replace("__", "/").lower(): json.loads(path.read_text(encoding="utf-8"))
+        for path in (CASES / "configs").glob("*.json")
+        if not path.stem.endswith(".diffusion")
+    }
+
+
+def answered(request: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the response to a case's request; None where the model or the stack is not known."""
+    model = request["model"]
+    if isinstance(model, str):
+        name = SAME_SHAPE.get(model.lower(), model.lower())
+        if name in configs():
+            request = {**request, "model": {"config": configs()[name], "name": model}}
+    try:
+        return estimate(request)
+    except VrameterError:
+        return None
+
+
+def cases() -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
+    """Yield the cases of language models with the responses to them."""
+    for case in lines("training.jsonl"):
+        request = case["request"]
+        if request["engine"] not in PICTURES and request["task"] == "training" and not case.get("suspect"):
+            yield case, answered(request)
+
+
+def interval(response: dict[str, Any], figure: str) -> tuple[int, int]:
+    """Return the interval of one figure: that of all that it counts."""
+    items = [item for item in response["devices"][0]["items"] if item["term"] not in OUTSIDE[figure]]
+    phases = {phase for item in items for phase in item["phases"]}
+    bounds = [
+        [sum(item[key] for item in items if phase in item["phases"]) for phase in phases] for key in ("low_bytes", "high_bytes")
+    ]
+    return max(bounds[0], default=0), max(bounds[1], default=0)
+
+
+def pair(case: dict[str, Any], response: dict[str, Any], figure: str) -> Pair:
+    """Return one figure of a case beside its measurement."""
+    measured = case["measured"][figure]
+    inside = None
+    if figure in OUTSIDE:
+        low, high = interval(response, figure)
+        inside = low <= measured <= high
+    rounding = case.get("rounding_bytes", 0) if figure != "steady_bytes" else case.get("steady_rounding_bytes", 0)
+    return Pair(case["id"], response["report"][figure], measured, rounding, inside)
+
+
+def scores() -> list[Score]:
+    """Return a table per group of the targets."""
+    groups: dict[str, list[Pair]] = {}
+    unanswered = 0
+
+    def put(name: str, found: Pair) -> None:
+        groups.setdefault(name, []).append(found)
+
+    for case, response in cases():
+        if response is None:
+            unanswered += 1
+            continue
+        judge, quality, engine = case["judge"], case["quality"], case["request"]["engine"]
+        if "steady_bytes" in case["measured"]:
+            put("steady state", pair(case, response, "steady_bytes"))
+        for figure in FIGURES:
+            if figure not in case["measured"]:
+                continue
+            found = pair(case, response, figure)
+            if judge == "5%":
+                put("peak, judged to 5 %, parallel" if engine.startswith(PARALLEL) else "peak, judged to 5 %, one GPU", found)
+            if judge == "5%*":
+                put("reserved, judged to 5 %", found)
+            if quality in "AB" and judge != "slopes only":
+                put("peak, quality A and B", found)
+            if quality == "C":
+                put("peak, quality C", found)
+            put(f"peak, {engine}", found)
+    groups["kernels"] = kernel_pairs()
+    targets = {
+        "steady state": "median 1 %", "peak, judged to 5 %, one GPU": "median 3 %, p90 10 %",
+        "peak, judged to 5 %, parallel": "median 5 %, p90 12 %", "reserved, judged to 5 %": "median 5 %, p90 15 %",
+        "peak, quality A and B": "median 8 %", "kernels": "equal in 90 %",
+    }  # fmt: skip
+    order = [*targets, *sorted(set(groups) - set(targets))]
+    return [Score("training", name, tuple(groups[name]), targets.get(name, "")) for name in order if name in groups]
+
+
+# -- single kernels --------------------------------------------------------------------------------------
+
+
+def kernel_pairs() -> list[Pair]:
+    """Return the peaks of single kernels beside their measurements."""
+    found = []
+    for case in lines("training_kernels.jsonl"):
+        function = KERNELS.get((case["kernel"], case["implementation"] or ""))
+        if function is not None:
+            measured = case["peak_allocated_bytes"]
+            found.append(Pair(case["id"], function(case), measured, case["rounding_bytes"]))
+    return found
+
+
+def _sizes(case: dict[str, Any]) -> dict[str, Any]:
+    return {**case["shape"], **{name: int(value) for name, value in case["sweep"].items()}}
+
+
+def _loss(function: Callable[..., int]) -> Callable[[dict[str, Any]], int]:
+    def run(case: dict[str, Any]) -> int:
+        sizes = _sizes(case)
+        return function(num_tokens=sizes["B"] * sizes["T"], vocab_size=sizes["V"])
+
+    return run
+
+
+def _norm(function: Callable[..., int]) -> Callable[[dict[str, Any]], int]:
+    def run(case: dict[str, Any]) -> int:
+        sizes = _sizes(case)
+        return function(num_tokens=sizes["M"], hidden_size=sizes["H"])
+
+    return run
+
+
+def _perceptron(function: Callable[..., int]) -> Callable[[dict[str, Any]], int]:
+    def run(case: dict[str, Any]) -> int:
+        sizes = _sizes(case)
+        return function(
+            num_tokens=sizes.get("B", sizes.get("bsz")) * sizes["T"], hidden_size=sizes["hidden_size"],
+            intermediate_size=sizes["intermediate_size"], blas_workspace=BLAS_WORKSPACE,
+        )  # fmt: skip
+
+    return run
+
+
+def _linear(case: dict[str, Any]) -> int:
+    sizes = _sizes(case)
+    return kernels.linear_cross_entropy_bytes(
+        num_tokens=sizes["BT"], vocab_size=sizes["V"], hidden_size=sizes["H"], blas_workspace=BLAS_WORKSPACE
+    )
+
+
+def _fused_linear(case: dict[str, Any]) -> int:
+    sizes = _sizes(case)
+    return kernels.fused_linear_cross_entropy_bytes(
+        num_tokens=sizes["BT"], vocab_size=sizes["V"], hidden_size=sizes["H"], blas_workspace=BLAS_WORKSPACE,
+        chunk_tokens=liger_chunk(sizes["BT"], sizes["V"], sizes["H"]),
+    )  # fmt: skip
+
+
+KERNELS: dict[tuple[str, str], Callable[[dict[str, Any]], int]] = {
+    ("cross_entropy", "huggingface"): _loss(kernels.cross_entropy_bytes),
+    ("cross_entropy", "liger"): _loss(kernels.fused_cross_entropy_bytes),
+    ("fused_linear_cross_entropy", "huggingface"): _linear,
+    ("fused_linear_cross_entropy", "liger"): _fused_linear,
+    ("rms_norm", "huggingface"): _norm(kernels.rms_norm_bytes),
+    ("rms_norm", "liger"): _norm(kernels.fused_rms_norm_bytes),
+    ("swiglu", "huggingface"): _perceptron(kernels.gated_perceptron_bytes),
+    ("swiglu", "liger"): _perceptron(kernels.fused_gated_perceptron_bytes),
+    ("geglu", "huggingface"): _perceptron(kernels.gated_perceptron_bytes),
+    ("geglu", "liger"): _perceptron(kernels.fused_gated_perceptron_bytes),
+}  # fmt: skip
+
+
+def main() -> None:
+    """Print the table."""
+    from benchmarks.scores import COLUMNS, row, text_table
+
+    print(text_table(COLUMNS, [row(score) for score in scores()]))
+
+
+if __name__ == "__main__":
+    main()

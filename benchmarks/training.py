@@ -22,7 +22,11 @@ CASES = Path(__file__).parent / "cases"
 PICTURES = ("diffusers", "finetrainers", "timm", "ultralytics")
 PARALLEL = ("megatron", "torchtitan", "fsdp_qlora", "deepspeed")
 FIGURES = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_used_bytes")
-OUTSIDE = {"peak_allocated_bytes": ("fragmentation", "runtime"), "peak_reserved_bytes": ("runtime",), "peak_used_bytes": ()}
+OUTSIDE = {
+    "peak_allocated_bytes": ("fragmentation", "runtime"),
+    "peak_reserved_bytes": ("runtime",),
+    "peak_used_bytes": (),
+}
 # Checkpoints that differ from a known configuration in their weights alone.
 SAME_SHAPE = {
     "qwen/qwen-7b-chat": "qwen/qwen-7b", "qwen/qwen-14b-chat": "qwen/qwen-14b", "qwen/qwen-1_8b-chat": "qwen/qwen-1_8b",
@@ -72,7 +76,8 @@ def interval(response: dict[str, Any], figure: str) -> tuple[int, int]:
     items = [item for item in response["devices"][0]["items"] if item["term"] not in OUTSIDE[figure]]
     phases = {phase for item in items for phase in item["phases"]}
     bounds = [
-        [sum(item[key] for item in items if phase in item["phases"]) for phase in phases] for key in ("low_bytes", "high_bytes")
+        [sum(item[key] for item in items if phase in item["phases"]) for phase in phases]
+        for key in ("low_bytes", "high_bytes")
     ]
     return max(bounds[0], default=0), max(bounds[1], default=0)
 
@@ -108,7 +113,10 @@ def scores() -> list[Score]:
                 continue
             found = pair(case, response, figure)
             if judge == "5%":
-                put("peak, judged to 5 %, parallel" if engine.startswith(PARALLEL) else "peak, judged to 5 %, one GPU", found)
+                put(
+                    "peak, judged to 5 %, parallel" if engine.startswith(PARALLEL) else "peak, judged to 5 %, one GPU",
+                    found,
+                )
             if judge == "5%*":
                 put("reserved, judged to 5 %", found)
             if quality in "AB" and judge != "slopes only":

@@ -261,7 +261,7 @@ def state_of(rule: Optimizer, tensor: Parameter, *, element: int, rank: int = 12
 def _moments(rule: Optimizer, tensor: Parameter, size: int, element: int) -> int:
     if not rule.bits:
         return size * rule.moments * element
-    if size < SMALL or tensor.embedding and rule.step == "none":
+    if size < SMALL or (tensor.embedding and rule.step == "none"):
         return size * rule.moments * 4
     return quantized_state_bytes(num_params=size, moments=rule.moments, bits=rule.bits, block=rule.block)
 

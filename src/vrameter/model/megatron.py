@@ -77,6 +77,7 @@ def read_megatron(values: Mapping[str, Any], *, name: str = "") -> Architecture:
     """
     args = Arguments(values)
     kind = _kind(args)
+    tied: tuple[str, ...]
     if kind == "t5":
         components, tied = _t5(args), ("lm_head.weight",)
     elif kind == "bert":
@@ -101,7 +102,7 @@ def _kind(args: Arguments) -> str:
     if "encoder-num-layers" in args.values and "decoder-num-layers" in args.values:
         return "t5"
     silent = not any(key in args.values for key in ("transformer-impl", "use-mcore-models", "model-provider", "img-h"))
-    if args.flag("bert-no-binary-head") or silent and args.values.get("max-position-embeddings") == 512:
+    if args.flag("bert-no-binary-head") or (silent and args.values.get("max-position-embeddings") == 512):
         return "bert"
     return "gpt"
 
@@ -109,7 +110,9 @@ def _kind(args: Arguments) -> str:
 def padded_vocab(args: Arguments, own: int) -> int:
     """Return the rows of the embedding, padded for tensor parallelism."""
     size = args.number("vocab-size", own)
-    return ceil_to(size, args.number("make-vocab-size-divisible-by", 128) * args.number("tensor-model-parallel-size", 1))
+    return ceil_to(
+        size, args.number("make-vocab-size-divisible-by", 128) * args.number("tensor-model-parallel-size", 1)
+    )
 
 
 def _norm(args: Arguments, name: str, width: int) -> Tensors:
@@ -159,8 +162,12 @@ def _mlp(args: Arguments, hidden: int) -> FeedForward:
     bias, gated = not args.flag("disable-bias-linear"), args.flag("swiglu")
     width = ffn_size(args, hidden)
     if gated:
-        return parts.mlp(hidden_size=hidden, intermediate_size=width, bias=bias, gate_up="linear_fc1", down="linear_fc2")
-    return parts.mlp(hidden_size=hidden, intermediate_size=width, gated=False, bias=bias, up="linear_fc1", down="linear_fc2")
+        return parts.mlp(
+            hidden_size=hidden, intermediate_size=width, bias=bias, gate_up="linear_fc1", down="linear_fc2"
+        )
+    return parts.mlp(
+        hidden_size=hidden, intermediate_size=width, gated=False, bias=bias, up="linear_fc1", down="linear_fc2"
+    )
 
 
 def _experts(args: Arguments, hidden: int) -> FeedForward:
@@ -213,18 +220,67 @@ def _gpt(args: Arguments) -> tuple[tuple[Component, ...], tuple[str, ...]]:
         tensors=_embeddings(args, hidden, vocab) + _norm(args, "decoder.final_layernorm", hidden),
         vocab_size=vocab, max_positions=max(args.number("max-position-embeddings", 0), args.number("seq-length", 0)),
     )  # fmt: skip
-    components = [decoder]
+    components = [*_vision(args, hidden), decoder]
     if args.number("mtp-num-layers", 0):
         extra = parts.linear("mtp.eh_proj", hidden, 2 * hidden, role="other", slot="mtp")
-        extra += _norm(args, "mtp.enorm", hidden) + _norm(args, "mtp.hnorm", hidden) + _norm(args, "mtp.final_layernorm", hidden)
+        extra += (
+            _norm(args, "mtp.enorm", hidden)
+            + _norm(args, "mtp.hnorm", hidden)
+            + _norm(args, "mtp.final_layernorm", hidden)
+        )
         components.append(
-            Component(kind="mtp", name="mtp", hidden_size=hidden, layers=layers[-1:], tensors=extra,
-                      layers_prefix="mtp.layers")  # fmt: skip
+            Component(
+                kind="mtp",
+                name="mtp",
+                hidden_size=hidden,
+                layers=layers[-1:],
+                tensors=extra,
+                layers_prefix="mtp.layers",
+            )
         )
     if not args.flag("untie-embeddings-and-output-weights"):
         return tuple(components), ("output_layer.weight",)
-    head = Component(kind="head", name="head", hidden_size=hidden, tensors=parts.lm_head(vocab, hidden, name="output_layer"))
+    head = Component(
+        kind="head", name="head", hidden_size=hidden, tensors=parts.lm_head(vocab, hidden, name="output_layer")
+    )
     return (*components, head), ()
+
+
+def image_tokens(args: Arguments) -> int:
+    """Return the patches of an image, with the class token where there is one; 0 without images."""
+    if "img-h" not in args.values:
+        return 0
+    patch = args.number("patch-dim", 14)
+    patches = (args.number("img-h") // patch) * (args.number("img-w", args.number("img-h")) // patch)
+    return patches + (not args.flag("disable-vision-class-token"))
+
+
+def _vision(args: Arguments, hidden: int) -> list[Component]:
+    """Return the tower of ``pretrain_vlm.py``, whose layers are like the language model's, and its projector."""
+    tokens = image_tokens(args)
+    if not tokens:
+        return []
+    patch = args.number("patch-dim", 14)
+    layer = _decoder_layers(args, hidden)[0]
+    encoding = Layer(tuple(replace(part, scope="encoder") if isinstance(part, Attention) else part for part in layer.parts),
+                     layer.tensors)  # fmt: skip
+    tower = Component(
+        kind="encoder", name="vision", hidden_size=hidden, layers=(encoding,) * args.number("num-layers"),
+        layers_prefix="vision_model.decoder.layers",
+        tensors=(
+            *parts.conv("vision_model.conv1", hidden, 3, patch, patch, bias=False),
+            *parts.embedding("vision_model.position_embeddings", tokens, hidden, slot="position"),
+            *parts.norm("vision_model.ln_pre", hidden, bias=True),
+        ),
+    )  # fmt: skip
+    projector = Component(
+        kind="other", name="projector", hidden_size=hidden,
+        tensors=(
+            *parts.linear("vision_projection.encoder.linear_fc1", 4 * hidden, hidden, bias=True, role="projector", slot="up"),
+            *parts.linear("vision_projection.encoder.linear_fc2", hidden, 4 * hidden, bias=True, role="projector", slot="down"),
+        ),
+    )  # fmt: skip
+    return [tower, projector]
 
 
 def _decoder_layers(args: Arguments, hidden: int) -> tuple[Layer, ...]:
@@ -245,7 +301,11 @@ def _hybrid(args: Arguments, hidden: int, pattern: str) -> tuple[Layer, ...]:
         hidden_size=hidden, inner_size=inner, state_size=state, num_heads=inner // head, num_groups=groups, conv_kernel=4, name="mixer",
     )  # fmt: skip
     norm = _norm(args, "norm", hidden)
-    kinds = {"M": Layer((mixer,), norm), "*": Layer((_attention(args, hidden),), norm), "-": Layer((_mlp(args, hidden),), norm)}
+    kinds = {
+        "M": Layer((mixer,), norm),
+        "*": Layer((_attention(args, hidden),), norm),
+        "-": Layer((_mlp(args, hidden),), norm),
+    }
     if "E" in pattern:
         kinds["E"] = Layer((_experts(args, hidden),), norm)
     return tuple(kinds[letter] for letter in pattern if letter in kinds)
@@ -295,8 +355,10 @@ def _t5(args: Arguments) -> tuple[Component, ...]:
         tensors=_norm(args, "decoder.final_layernorm", hidden), layers_prefix="decoder.layers", vocab_size=vocab,
         max_positions=args.number("max-position-embeddings", 512),
     )  # fmt: skip
-    head = Component(kind="head", name="head", hidden_size=hidden, tensors=(Tensor("lm_head.output_layer.bias", (vocab,), "head"),))
+    head = Component(
+        kind="head", name="head", hidden_size=hidden, tensors=(Tensor("lm_head.output_layer.bias", (vocab,), "head"),)
+    )
     return encoder, decoder, head
 
 
-__all__ = ["Arguments", "padded_vocab", "read_megatron"]
+__all__ = ["Arguments", "image_tokens", "padded_vocab", "read_megatron"]

@@ -131,7 +131,13 @@ def adapting(
         by_slot = _slots(wanted, use, by_slot)
     known = settings.trainable_params
     return Adapting(
-        use.method, uses, by_slot, params if known is None else known, 0, frozen_params if use.method == "vera" else 0, copies
+        use.method,
+        uses,
+        by_slot,
+        params if known is None else known,
+        0,
+        frozen_params if use.method == "vera" else 0,
+        copies,
     )
 
 
@@ -144,7 +150,7 @@ _LOW_RANK = (
 def _targets(settings: AdapterSettings, method: str) -> list[str] | None:
     """Return the names that are adapted; None for all linear layers."""
     targets = settings.targets
-    if targets == "all-linear" or method in ("adapter_v2",) and not targets:
+    if targets == "all-linear" or (method in ("adapter_v2",) and not targets):
         return None
     if isinstance(targets, str):
         return [targets]
@@ -173,7 +179,7 @@ def _target_of(
     if hit is not None and (not stacked or experts):
         return hit
     slot_hit = next((name for name in wanted if tensor.slot and tensor.slot in FUSED.get(name, ())), None)
-    if slot_hit is None or stacked and not experts:
+    if slot_hit is None or (stacked and not experts):
         return None
     plain = slot_hit in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     return slot_hit if not plain or slots_only or tensor.slot in ("qkv", "gate_up") else None
@@ -187,7 +193,11 @@ def _named_slots(wanted: list[str] | None, tensor: Tensor, component: Component)
     """Return which outputs of a fused matrix are adapted; empty for all of it."""
     if wanted is None or tensor.slot not in ("qkv", "gate_up"):
         return ()
-    names = {"q_proj": "q", "k_proj": "k", "v_proj": "v"} if tensor.slot == "qkv" else {"gate_proj": "gate", "up_proj": "up"}
+    names = (
+        {"q_proj": "q", "k_proj": "k", "v_proj": "v"}
+        if tensor.slot == "qkv"
+        else {"gate_proj": "gate", "up_proj": "up"}
+    )
     return tuple(slot for name, slot in names.items() if name in wanted)
 
 
@@ -217,9 +227,9 @@ def _shared(tensor: Tensor, use: AdapterUse) -> int:
 def _slots(wanted: list[str] | None, use: AdapterUse, found: dict[str, AdapterUse]) -> dict[str, AdapterUse]:
     """Return adapters by the slots that targets name."""
     if wanted is None:
-        return {slot: use for slot in ("q", "k", "v", "o", "gate", "up", "down")}
+        return dict.fromkeys(("q", "k", "v", "o", "gate", "up", "down"), use)
     slots = {slot for name in wanted for slot in FUSED.get(name, ()) if slot not in ("qkv", "gate_up")}
-    return {slot: use for slot in slots} if slots else found
+    return dict.fromkeys(slots, use) if slots else found
 
 
 def _copies(architecture: Architecture, names: list[str]) -> tuple[tuple[Tensor, int], ...]:
@@ -233,7 +243,7 @@ def _copies(architecture: Architecture, names: list[str]) -> tuple[tuple[Tensor,
             module = tensor.name.rpartition(".")[0]
             slots = {slot for name in names for slot in FUSED.get(name, ())}
             known.add(module)
-            if _named(module, names) or tensor.slot and tensor.slot in slots | ({"token"} & _embedding(names)):
+            if _named(module, names) or (tensor.slot and tensor.slot in slots | ({"token"} & _embedding(names))):
                 found.append((tensor, times))
     if "lm_head" in names and architecture.tied and not any(tensor.slot == "head" for tensor, _ in found):
         found += [(tensor, times) for tensor, times in architecture.main.counted_tensors() if tensor.slot == "token"]
@@ -274,7 +284,7 @@ def _refuse_missing(
 ) -> None:
     """Refuse targets that the model does not have, and name those it has."""
     missing = [name for name in wanted or () if name not in found and name not in ("lm_head", "all-router")]
-    if wanted is None or not missing or found and all(set(FUSED.get(name, ())) for name in missing):
+    if wanted is None or not missing or (found and all(set(FUSED.get(name, ())) for name in missing)):
         if found or settings.target_parameters or wanted is None:
             return
         missing = list(wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+
 import msgspec
 
 from vrameter.engines import Answer, Ask
@@ -42,7 +43,9 @@ def estimate(ask: Ask) -> Answer:
     found = [(stage, *_device(stage, asked)) for stage in stages(asked)]
     found.sort(key=lambda entry: entry[1].peak().used, reverse=True)
     ledger = found[0][1]
-    measured = next((entry for entry in found if entry[0].last), found[0]) if asked.stack.program == "megatron" else found[0]
+    measured = (
+        next((entry for entry in found if entry[0].last), found[0]) if asked.stack.program == "megatron" else found[0]
+    )
     settings = msgspec.to_builtins(asked.settings)
     settings["seq_len"] = asked.length
     return Answer(
@@ -71,8 +74,15 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     space = sum(each.bytes for each in items if each.term == "workspace")
     report = {
         "weights_bytes": static.weights + static.adapters,
-        "steady_bytes": static.weights + static.adapters + static.master + static.state + static.ema + static.gradients + space
-        + static.pipeline + static.fresh_gradients,
+        "steady_bytes": static.weights
+        + static.adapters
+        + static.master
+        + static.state
+        + static.ema
+        + static.gradients
+        + space
+        + static.pipeline
+        + static.fresh_gradients,
         "peak_allocated_bytes": peak.allocated,
         "peak_reserved_bytes": peak.reserved,
         "peak_used_bytes": peak.used,
@@ -208,9 +218,7 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         if not size:
             return
         low, high = (size * spread.low // 1000, size * spread.high // 1000) if basis == "modelled" else (size, size)
-        items.append(
-            item(term, held_bytes, phases=phases, source=source, basis=basis, low=low, high=high, size=size)
-        )
+        items.append(item(term, held_bytes, phases=phases, source=source, basis=basis, low=low, high=high, size=size))
 
     line("weights", static.weights, PHASES, "shapes of the model and how each is stored")
     line("adapters", static.adapters, PHASES, "peft: low-rank matrices beside frozen ones")
@@ -236,8 +244,16 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         line("activations", moment.activations, (phase,), "kept by autograd until the backward pass", basis="modelled")
         line("temporary", moment.temporary, (phase,), "alive within one operation or layer", basis="modelled")
         line("communication", moment.gathered, (phase,), "weights put together from shards", basis="modelled")
-    line("communication", pieces.standing, WORKING[:3], "weights that stay together through both passes", basis="modelled")
-    line("communication", pieces.buckets, WORKING, "buckets of gradients on their way between devices", basis="modelled")
+    line(
+        "communication",
+        pieces.standing,
+        WORKING[:3],
+        "weights that stay together through both passes",
+        basis="modelled",
+    )
+    line(
+        "communication", pieces.buckets, WORKING, "buckets of gradients on their way between devices", basis="modelled"
+    )
     line("gradients", fresh, ("step",), "of all trained parameters")
     line("temporary", static.step, ("step",), "temporaries of the optimizer's step", basis="modelled")
     return items

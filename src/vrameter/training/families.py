@@ -30,12 +30,27 @@ LAYOUTS = {
     "after": ("olmo2", "olmo3", "exaone4"),
 }  # fmt: skip
 ACTIVATIONS = {"new": ("gelu_new", "gelu_fast"), "quick": ("quick_gelu",), "squared": ("relu2",), "relu": ("relu",)}
-ACTIVATION_OF = {"gpt2": "gelu_new", "phi": "gelu_new", "gptj": "gelu_new", "opt": "relu", "codegen": "gelu_new", "t5": "relu"}
+ACTIVATION_OF = {
+    "gpt2": "gelu_new",
+    "phi": "gelu_new",
+    "gptj": "gelu_new",
+    "opt": "relu",
+    "codegen": "gelu_new",
+    "t5": "relu",
+}
 NO_ROTATION = (
     "gpt2", "opt", "bloom", "mpt", "bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert", "t5", "mt5",
     "gpt_bigcode", "xglm", "bart", "biogpt", "ernie", "mpnet", "layoutlm",
 )  # fmt: skip
-ROTARY_SHARE = {"gpt_neox": 0.25, "phi": 0.5, "stablelm": 0.25, "glm": 0.5, "glm4": 0.5, "chatglm": 0.5, "nemotron": 0.5}
+ROTARY_SHARE = {
+    "gpt_neox": 0.25,
+    "phi": 0.5,
+    "stablelm": 0.25,
+    "glm": 0.5,
+    "glm4": 0.5,
+    "chatglm": 0.5,
+    "nemotron": 0.5,
+}
 # Queries are put together from a turned and a still piece, or copied, so that they lie heads before tokens.
 HEADS_FIRST = ("gpt_neox", "phi", "phi3", "stablelm", "persimmon", "glm", "glm4", "nemotron", "falcon")
 SOFTCAP = ("gemma2",)

@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-
 # What a storage grows with: tokens, pairs of tokens, neither; or it is shared by all layers and counted elsewhere.
 TOKENS, PAIRS, FIXED, SHARED = range(4)
 
@@ -198,9 +197,7 @@ class Graph:
         """
         if not self.keeps:
             return
-        kept = [
-            each.storage if isinstance(each, Value) else each for each in saved if each is not None
-        ]
+        kept = [each.storage if isinstance(each, Value) else each for each in saved if each is not None]
         self.nodes.append(
             Node([v.slot for v in inputs], [v.slot for v in outputs], kept, work, passes, weights, piecewise)
         )
@@ -365,7 +362,7 @@ class Graph:
         if node.passes:
             source = incoming[0]
             for slot in node.inputs:
-                same = slot.bytes == source.bytes or len(node.inputs) > 1 and slot.bytes < source.bytes
+                same = slot.bytes == source.bytes or (len(node.inputs) > 1 and slot.bytes < source.bytes)
                 made.append((slot, source if same else Storage(self, slot.bytes)))
         else:
             made = [(slot, Storage(self, slot.bytes)) for slot in node.inputs]

@@ -37,9 +37,7 @@ class Holding:
         if tensor.buffer or component.kind in setup.frozen:
             return False
         if setup.full:
-            if setup.settings.finetuning == "freeze":
-                return False
-            return True
+            return setup.settings.finetuning != "freeze"
         return self.trained_norms and tensor.role == "norm"
 
     @cached_property
@@ -53,7 +51,9 @@ class Holding:
         setup = self.setup
         recipe = setup.recipe
         trained = self.trained(component, tensor)
-        packed = self.format(component, 0 if component.layers and tensor.slot not in _OUTSIDE else None, tensor) is not None
+        packed = (
+            self.format(component, 0 if component.layers and tensor.slot not in _OUTSIDE else None, tensor) is not None
+        )
         element = recipe.weight if trained else recipe.frozen
         if packed:
             element = recipe.numbers.compute
@@ -130,14 +130,20 @@ class Holding:
 
     @cached_property
     def weight_bytes(self) -> int:
-        """Weights of the model itself on this device, trained and frozen. [bytes]."""
+        """Weights of the model itself on this device, trained and frozen. [bytes].
+
+        Transformer Engine keeps two float8 copies of each matrix, by rows and by columns, beside the 16-bit one.
+        """
         setup = self.setup
         recipe, whole = setup.recipe, setup.degrees.splits_weights
         if setup.offloads_weights:
             return 0
         total = 0
+        copies = setup.settings.precision == "fp8" and setup.stack.program == "megatron"
         for component, layer, tensor, times in self.tensors():
             total += times * self.split(self._stored(component, layer, tensor, recipe.weight), tensor, when=whole)
+            if copies and len(tensor.shape) > 1 and layer is not None:
+                total += times * 2 * tensor.size
         return total
 
     def _stored(self, component: Component, layer: Layer | None, tensor: Tensor, element: int) -> int:
@@ -152,7 +158,9 @@ class Holding:
     @cached_property
     def trained_elements(self) -> int:
         """Trained parameters of the model itself on this device, before any sharding."""
-        return sum(tensor.size * times for component, _, tensor, times in self.tensors() if self.trained(component, tensor))
+        return sum(
+            tensor.size * times for component, _, tensor, times in self.tensors() if self.trained(component, tensor)
+        )
 
     def per_device(self, element: int, *, when: bool) -> int:
         """Return what one number of `element` bytes for each trained parameter takes, split or not. [bytes]."""

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Tensor
+from vrameter.model.megatron import image_tokens
 from vrameter.training import losses
 from vrameter.training.families import traits_of
 from vrameter.training.graph import Graph, Value
@@ -17,6 +18,7 @@ from vrameter.training.programs.scene import Kernels, Scene, Traits, Use, norms_
 from vrameter.training.setup import Setup
 from vrameter.training.simulate import Cost, cost
 from vrameter.training.step import Piece
+from vrameter.units import ceil_div
 
 NOTHING = Cost(0, 0, 0, 0, 0, 0, 0, 0, 0)
 
@@ -52,7 +54,11 @@ class Pieces:
         settings = self.setup.settings
         asked = settings.attn_implementation or "sdpa"
         local = self.setup.architecture.model_type.endswith("_local")
-        attention = "eager" if asked == "eager" or local else "sdpa" if asked == "sdpa" else "flash"
+        odd = self.setup.stack.program == "megatron" and any(
+            isinstance(part, Attention) and part.head_dim % 8
+            for layer, _ in self.setup.architecture.main.layer_groups for part in layer.parts
+        )  # fmt: skip
+        attention = "eager" if asked == "eager" or local or odd else "sdpa" if asked == "sdpa" else "flash"
         fused = settings.fused_kernels or settings.compile
         return Kernels(
             attention=attention, repeats_kv=self.setup.stack.repeats_kv and attention == "sdpa", norm=fused, rope=fused,
@@ -100,12 +106,14 @@ class Pieces:
 
     def length(self, component: Component) -> int:
         """Return the tokens of one sequence of a component on this device. [tokens]."""
-        setup = self.setup
-        if setup.megatron is not None and component.kind == "decoder":
-            own = setup.megatron.number("decoder-seq-length", 0)
-            if own:
-                return own
-        return setup.local_length
+        setup, args = self.setup, self.setup.megatron
+        if args is None:
+            return setup.local_length
+        images = image_tokens(args)
+        if component.name == "vision":
+            return images
+        own = args.number("decoder-seq-length", 0) if component.kind == "decoder" else 0
+        return own or setup.local_length + ceil_div(images, setup.degrees.context)
 
     @cached_property
     def memory_tokens(self) -> int:
@@ -279,7 +287,7 @@ class Pieces:
         setup = self.setup
         head = self.head_tensor(body)
         scene = self.scene(body)
-        norms = [group for group in _final_norms(body)]
+        norms = list(_final_norms(body))
         vocab = head.shape[0] if head is not None else 0
 
         def program(where: Scene, x: Value) -> Value | None:

@@ -15,8 +15,8 @@ from vrameter.memory.optimizer import Optimizer, optimizer
 from vrameter.memory.weights import WeightPlan, weight_plan
 from vrameter.model import parts
 from vrameter.model.architecture import Architecture, Component
-from vrameter.model.megatron import Arguments
 from vrameter.model.dtypes import dtype as dtype_named
+from vrameter.model.megatron import Arguments
 from vrameter.settings.training import AdapterSettings, TrainingSettings
 from vrameter.spec import Parallelism, check
 from vrameter.training.adapting import Adapting, adapting
@@ -25,7 +25,22 @@ from vrameter.training.stacks import Stack, stack
 
 DEFAULT_LENGTH = 2048
 # Formats that can be trained on with adapters: their matrices can be unpacked for a product.
-TRAINABLE_FORMATS = ("bnb", "gptq", "awq", "hqq", "aqlm", "eetq", "torchao", "quanto", "nf4", "nvfp4", "mxfp4", "fp8", "int8", "w8a8")
+TRAINABLE_FORMATS = (
+    "bnb",
+    "gptq",
+    "awq",
+    "hqq",
+    "aqlm",
+    "eetq",
+    "torchao",
+    "quanto",
+    "nf4",
+    "nvfp4",
+    "mxfp4",
+    "fp8",
+    "int8",
+    "w8a8",
+)
 FROZEN_NAMES = {
     "vit": ("vision", "audio"), "vision": ("vision",), "aligner": ("projector",), "projector": ("projector",), "audio": ("audio",),
     "llm": ("decoder", "head"), "encoder": ("encoder",),
@@ -157,7 +172,19 @@ def setup(ask: Ask) -> Setup:
     recipe = _recipe(ask, settings, plan, found, degrees, full=not tunes, assumed=assumed)
     _refuse(ask, settings, plan, rule, degrees, tunes=tunes)
     return Setup(
-        ask, settings, found, architecture, plan, recipe, rule, degrees, adapters, length, frozen, assumed, tuple(warnings)
+        ask,
+        settings,
+        found,
+        architecture,
+        plan,
+        recipe,
+        rule,
+        degrees,
+        adapters,
+        length,
+        frozen,
+        assumed,
+        tuple(warnings),
     )
 
 
@@ -175,11 +202,7 @@ def untied(architecture: Architecture) -> Architecture:
 
 def _with_defaults(given: TrainingSettings, found: Stack) -> tuple[TrainingSettings, dict[str, Any]]:
     """Return settings with the stack's defaults, and which were filled in."""
-    assumed = {
-        name: value
-        for name, value in found.defaults.items()
-        if name not in given_fields(given)
-    }
+    assumed = {name: value for name, value in found.defaults.items() if name not in given_fields(given)}
     settings = msgspec.structs.replace(given, **assumed)
     if settings.finetuning in ("lora", "dora", "peft") and settings.adapter is None:
         settings = msgspec.structs.replace(settings, adapter=AdapterSettings(targets="all-linear"))
@@ -309,7 +332,7 @@ def _adapters(
 ) -> Adapting:
     asked = settings.adapter
     assert asked is not None
-    own = SIZES[plan.compute_dtype] if plan.compute_dtype in SIZES else 2
+    own = SIZES.get(plan.compute_dtype, 2)
     name = asked.dtype or found.adapter_dtype
     element = SIZES[name] if name else min(own, 4)
     return adapting(
@@ -361,7 +384,9 @@ def _refuse(
         )
     if plan.quantization and not tunes:
         raise RequestError(
-            tr("quantization: '%(value)s' weights are frozen: they cannot be trained in full.", value=plan.quantization),
+            tr(
+                "quantization: '%(value)s' weights are frozen: they cannot be trained in full.", value=plan.quantization
+            ),
             field="quantization",
             hint=tr('Use {"finetuning": "lora"}, or leave quantization out.'),
         )

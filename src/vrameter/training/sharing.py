@@ -56,7 +56,9 @@ def stages(setup: Setup) -> Iterator[Stage]:
     counts = layer_counts(setup)
     virtual = setup_virtual(setup)
     for number in dict.fromkeys((0, min(1, count - 1), count - 1)):
-        share = _stage(whole, counts, number, tied=bool(setup.architecture.tied), naive=setup.settings.pipeline_schedule == "naive")
+        share = _stage(
+            whole, counts, number, tied=bool(setup.architecture.tied), naive=setup.settings.pipeline_schedule == "naive"
+        )
         yield Stage(share, number, number == 0, number == count - 1, virtual, in_flight(setup, number, virtual))
 
 
@@ -175,12 +177,16 @@ def _stage(whole: Architecture, counts: list[int], number: int, *, tied: bool, n
             keep = [
                 tensor
                 for tensor in component.tensors
-                if (tensor.role == "embedding" and (number == 0 or last and tied and tensor.slot == "token"))
+                if (tensor.role == "embedding" and (number == 0 or (last and tied and tensor.slot == "token")))
                 or (tensor.role != "embedding" and last)
             ]
             components.append(
-                replace(component, layers=component.layers[start : start + counts[number]], tensors=tuple(keep),
-                        first_layer=component.first_layer + start)  # fmt: skip
+                replace(
+                    component,
+                    layers=component.layers[start : start + counts[number]],
+                    tensors=tuple(keep),
+                    first_layer=component.first_layer + start,
+                )
             )
         elif component.kind in ("head", "mtp"):
             if last:

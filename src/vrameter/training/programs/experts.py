@@ -17,7 +17,9 @@ from vrameter.training.programs.scene import Scene, by_slot
 
 def mixture(scene: Scene, part: FeedForward, x: Value) -> Value:
     """Run router, experts and what every token passes besides."""
-    slots = {tensor.slot: tensor for tensor in part.tensors if tensor.role in ("experts", "router") and len(tensor.shape) > 1}
+    slots = {
+        tensor.slot: tensor for tensor in part.tensors if tensor.role in ("experts", "router") and len(tensor.shape) > 1
+    }
     chosen = route(scene, part, x, slots["router"])
     routed = experts(scene, part, x, chosen, slots)
     shared = shared_slots(part)

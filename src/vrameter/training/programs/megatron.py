@@ -115,7 +115,10 @@ def attention(scene: Scene, part: Attention, x: Value, norm: tuple[Tensor, ...])
 
 
 def core(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value:
-    """Run the attention kernel: fused, or scores, softmax and dropout one after another."""
+    """Run the attention kernel: fused, or scores, softmax and dropout one after another.
+
+    The fused softmax takes multiples of four keys; others go through fp32.
+    """
     graph = scene.graph
     width = part.num_heads * part.value_dim
     if scene.kernels.attention != "eager":
@@ -129,7 +132,10 @@ def core(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value:
         k = graph.copy(k, width=part.num_heads * part.head_dim)
         v = graph.copy(v, width=width)
     scores = graph.op([q, k], keys, rows=rows, saves=[q, k], kind=PAIRS)
-    weights = graph.pointwise(scores, keeps="output")
+    if keys % 4 == 0 and 16 < keys <= 16384:
+        weights = graph.pointwise(scores, keeps="output")
+    else:
+        weights = graph.cast(graph.op([scores], element=4, saves_output=True), element)
     del scores
     if scene.traits.attention_dropout:
         weights = scene.dropout(weights)
@@ -184,7 +190,9 @@ def perceptron(scene: Scene, part: FeedForward, x: Value) -> Value:
 def mixture(scene: Scene, part: FeedForward, x: Value) -> Value:
     """Run router, permutation, grouped experts and their way back."""
     graph, fan, width = scene.graph, part.num_experts_per_token, part.intermediate_size
-    slots = {tensor.slot: tensor for tensor in part.tensors if tensor.role in ("experts", "router") and len(tensor.shape) > 1}
+    slots = {
+        tensor.slot: tensor for tensor in part.tensors if tensor.role in ("experts", "router") and len(tensor.shape) > 1
+    }
     wide = scene.traits.router == "fp32"
     inputs = graph.cast(x, 4) if wide else x
     logits = graph.linear(inputs, scene.weight(slots["router"]), part.num_experts)

@@ -259,8 +259,7 @@ class Scene:
 
     def _norm(self, graph: Graph, x: Value, weights: list[Weight], kind: str) -> Value:
         if kind == "layer":
-            wide = bool(self.numbers.autocast)
-            source = graph.cast(x, 4) if wide else x
+            source = graph.cast(x, 4) if self.numbers.autocast else x
             stats = graph.new(x.rows, 2, 4)
             return graph.op([source], saves=[source, stats], weights=weights)
         if self.kernels.norm:
@@ -339,7 +338,7 @@ class Scene:
         out_width = part.num_heads * part.value_dim
         auto = self.numbers.autocast
         repeats = part.num_heads // max(1, part.num_kv_heads)
-        if kernels.attention == "eager" or self.traits.softcap and kernels.attention == "sdpa":
+        if kernels.attention == "eager" or (self.traits.softcap and kernels.attention == "sdpa"):
             return self._eager(part, q, k, v, repeats)
         if auto:
             q, k, v = (graph.cast(each, auto) for each in (q, k, v))

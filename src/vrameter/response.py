@@ -176,6 +176,8 @@ def _by_architecture(ask: Request, model: Model, kinds: list[tuple[int, Device]]
         for entry in entries:
             if "fits" in entry:
                 entry["fits"], entry["confidence"] = False, "no"
+    if answer.changes:
+        response["changes"] = answer.changes
     return response
 
 

@@ -98,6 +98,8 @@ class Answer:
         Settings with the largest value that fits, each with the others as asked.
     refusal
         Why the engine would not start with these settings on this device, in its own terms; empty where it does.
+    changes
+        Other settings that would need less, with what each saves.
     """
 
     ledgers: tuple[tuple[Ledger, int], ...]
@@ -107,6 +109,7 @@ class Answer:
     report: Mapping[str, Any] = field(default_factory=dict)
     limits: dict[str, int] = field(default_factory=dict)
     refusal: str = ""
+    changes: list[dict[str, Any]] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
 
 

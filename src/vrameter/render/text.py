@@ -94,6 +94,9 @@ def response_text(response: Mapping[str, Any]) -> str:
             ("  " + tr("device memory"), format_bytes(entry["budget_bytes"]), bar(entry["budget_bytes"] / whole), "")
         )
     lines += plain_columns(rows)
+    phases = words.phases(response)
+    if phases:
+        lines += ["", "  " + " · ".join(f"{label} {format_bytes(size)}" for label, size in phases)]
     cache = response.get("kv_cache")
     if cache:
         lines += [
@@ -108,6 +111,9 @@ def response_text(response: Mapping[str, Any]) -> str:
     limits = words.limits(response)
     if limits:
         lines += [*([] if cache else [""]), "  " + limits]
+    changes = words.changes(response)
+    if changes:
+        lines += ["", "  " + tr("What would need less:"), *(f"    {line}" for line in changes)]
     others = response["devices"][1:]
     if others:
         lines += ["", "  " + tr("The other devices:")]

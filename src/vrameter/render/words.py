@@ -24,10 +24,14 @@ def term_label(term: str) -> str:
         "runtime": tr("driver and context"),
         "non_torch": tr("libraries"),
         "cuda_graphs": tr("CUDA graphs"),
-        "adapters": tr("adapters"),
         "draft": tr("draft model"),
         "reserved": tr("left alone"),
-        "optimizer_state": tr("gradients and optimizer state"),
+        "master_weights": tr("the optimizer's copy of the weights"),
+        "adapters": tr("adapters"),
+        "ema": tr("averaged copy of the weights"),
+        "gradients": tr("gradients"),
+        "communication": tr("communication buffers"),
+        "optimizer_state": tr("optimizer state"),
     }
     return labels.get(term, term)
 
@@ -45,7 +49,10 @@ def phase_label(phase: str) -> str:
         "inference": tr("inference"),
         "profile": tr("the profile run"),
         "serve": tr("serving"),
-        "step": tr("a training step"),
+        "loss": tr("the loss"),
+        "backward": tr("the backward pass"),
+        "step": tr("the optimizer's step"),
+        "save": tr("saving"),
     }
     return labels.get(phase, phase)
 
@@ -164,6 +171,27 @@ def limits(response: Mapping[str, Any]) -> str:
     return tr("Fits at most: %(limits)s.", limits="; ".join(parts))
 
 
+def phases(response: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Return the phases of a training step with what each needs, all of the device's items counted. [bytes]."""
+    if response["request"].get("task") != "training" or "rule_of_thumb" in response:
+        return []
+    items = response["devices"][0]["items"]
+    names = dict.fromkeys(phase for item in items for phase in item["phases"])
+    order = [name for name in ("load", "forward", "loss", "backward", "step", "save") if name in names]
+    return [
+        (phase_label(name), sum(item["bytes"] for item in items if name in item["phases"])) for name in order
+    ]
+
+
+def changes(response: Mapping[str, Any], most: int = 6) -> list[str]:
+    """Return the changes that would save most, one line each."""
+    return [
+        tr("%(change)s: saves %(bytes)s", change=entry["change"], bytes=format_bytes(entry["saves_bytes"]))
+        + (" " + tr("(fits)") if entry.get("fits") else "")
+        for entry in response.get("changes", [])[:most]
+    ]
+
+
 def setup(response: Mapping[str, Any]) -> str:
     """Return what was asked, in one line: model, format, tokens, engine."""
     model, request = response["model"], response["request"]
@@ -177,6 +205,10 @@ def setup(response: Mapping[str, Any]) -> str:
     length = next((settings[name] for name in LENGTHS if settings.get(name)), None)
     if length:
         parts.append(tr("%(tokens)s tokens", tokens=f"{length:,}"))
+    if settings.get("seq_len"):
+        parts.append(tr("%(tokens)s tokens", tokens=f"{settings['seq_len']:,}"))
+        parts.append(tr("%(count)s at once", count=settings["micro_batch"]))
+        parts.append(f"{settings['finetuning']}, {settings['optimizer']}")
     if settings.get("batch_size"):
         parts.append(tr("%(count)s at once", count=settings["batch_size"]))
     if request.get("method") == "architecture":

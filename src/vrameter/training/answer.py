@@ -10,6 +10,7 @@ from vrameter.engines import Answer, Ask
 from vrameter.ledger import Basis, Item, Ledger, item
 from vrameter.memory import optimizer as opt
 from vrameter.memory import runtime
+from vrameter.training.advice import changes, limits
 from vrameter.training.constants import constants
 from vrameter.training.holdings import Holding
 from vrameter.training.pieces import Pieces
@@ -20,6 +21,8 @@ from vrameter.units import ceil_div
 
 PHASES = ("load", "forward", "loss", "backward", "step", "save")
 WORKING = ("forward", "loss", "backward", "step")
+# What is placed once and stays.
+PLACED = ("weights", "adapters", "master_weights", "optimizer_state", "ema")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,14 @@ def estimate(ask: Ask) -> Answer:
     )
     settings = msgspec.to_builtins(asked.settings)
     settings["seq_len"] = asked.length
+    advised = asked.settings.advise
     return Answer(
         ledgers=((ledger, ask.num_devices),),
         settings=settings,
         resolved={"dtype": asked.plan.dtype, "quantization": asked.plan.quantization},
         report=measured[2],
+        limits=limits(asked, estimate) if advised else {},
+        changes=changes(asked, ledger.peak().used, estimate) if advised else [],
         warnings=asked.warnings,
     )
 
@@ -129,7 +135,7 @@ def _slack(asked: Setup, alive: list[Item]) -> Item:
     kind = "flat" if flat else "fixed" if fixed else "variable"
     bounds = constants().slack[kind]
     moving = max(
-        sum(each.bytes for each in alive if phase in each.phases and each.term != "weights") for phase in WORKING
+        sum(each.bytes for each in alive if phase in each.phases and each.term not in PLACED) for phase in WORKING
     )
     low, high = (runtime.slack_bytes(moving_bytes=moving, thousandths=bound) for bound in (bounds.low, bounds.high))
     return item(

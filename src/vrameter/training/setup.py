@@ -159,7 +159,7 @@ def setup(ask: Ask) -> Setup:
     plan = ask.weight_plan()
     if plan.from_config and not tunes:
         plan = weight_plan(architecture, dtype=ask.request.dtype, quantization="none")
-    degrees = _degrees(ask)
+    degrees = _degrees(ask, found)
     rule = optimizer(settings.optimizer)
     if found.fused_steps and rule.name == "adamw_torch":
         rule = replace(rule, step="fused", temporaries=0)
@@ -244,7 +244,7 @@ def given_fields(settings: TrainingSettings) -> set[str]:
     return {name for name in settings.__struct_fields__ if getattr(settings, name) != getattr(defaults, name)}
 
 
-def _degrees(ask: Ask) -> Degrees:
+def _degrees(ask: Ask, found: Stack) -> Degrees:
     """Return the degrees, data parallelism filled in, or refuse what does not multiply."""
     asked: Parallelism = ask.request.parallelism
     product = asked.tensor * asked.pipeline * asked.context
@@ -278,10 +278,12 @@ def _degrees(ask: Ask) -> Degrees:
             field="parallelism.expert",
             hint=tr("Use a divisor of tensor x data x context."),
         )  # fmt: skip
-    fsdp = asked.fsdp.lower() if asked.fsdp else None
+    silent = data > 1 and asked.fsdp is None and asked.zero_stage == 0
+    fsdp = asked.fsdp.lower() if asked.fsdp else found.fsdp if silent else None
+    zero = found.zero_stage if silent else asked.zero_stage
     return Degrees(
         asked.tensor, asked.pipeline, data, asked.context, asked.expert, expert_tensor, asked.virtual_pipeline,
-        asked.sequence, asked.zero_stage, None if fsdp in ("no_shard", "ddp", "none") else fsdp, asked.offload,
+        asked.sequence, zero, None if fsdp in ("no_shard", "ddp", "none") else fsdp, asked.offload,
     )  # fmt: skip
 
 

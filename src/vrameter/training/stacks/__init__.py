@@ -32,6 +32,8 @@ class Stack:
         How its plain loss is computed: ``upcast``, ``fabric``, ``chunked``, ``megatron``.
     defaults
         Settings that it assumes where the request is silent.
+    zero_stage, fsdp
+        How it splits state among data-parallel devices where the request is silent.
     adapter_dtype
         Of adapters where the request is silent; None: as the base model.
     gradients
@@ -58,6 +60,8 @@ class Stack:
     program: str = "transformers"
     loss: str = "upcast"
     defaults: dict[str, Any] = field(default_factory=dict)
+    zero_stage: int = 0
+    fsdp: str | None = None
     adapter_dtype: str | None = "fp32"
     gradients: str = "fresh"
     adapts_experts: bool = False

@@ -12,7 +12,7 @@ from dataclasses import replace
 from vrameter.training.stacks import Stack
 
 STACK = Stack(
-    "torchtitan", loss="upcast", repeats_kv=True, fused_steps=True,
+    "torchtitan", loss="upcast", fsdp="fsdp2", repeats_kv=True, fused_steps=True,
     defaults={"optimizer": "adamw_torch_fused", "precision": "bf16-mixed", "attn_implementation": "sdpa", "loss": "full"},
 )  # fmt: skip
 

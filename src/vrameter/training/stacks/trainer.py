@@ -18,7 +18,7 @@ _TRAINER = {"optimizer": "adamw_torch_fused", "precision": "bf16-mixed", "attn_i
 STACKS = {
     "transformers": Stack("transformers", defaults=_TRAINER),
     "trl": Stack("trl", defaults=_TRAINER),
-    "deepspeed": Stack("deepspeed", defaults={**_TRAINER, "optimizer": "adam"}),
+    "deepspeed": Stack("deepspeed", zero_stage=2, defaults={**_TRAINER, "optimizer": "adam"}),
     "axolotl": Stack("axolotl", defaults={**_TRAINER, "attn_implementation": "flash_attention_2"}),
     "llama-factory": Stack("llama-factory", defaults={**_TRAINER, "optimizer": "adamw_torch"}),
     "ms-swift": Stack("ms-swift", defaults=_TRAINER),

@@ -21,8 +21,8 @@ def cross_entropy_bytes(*, num_tokens: int, vocab_size: int) -> int:
 
     Examples
     --------
-    >>> cross_entropy_bytes(num_tokens=16384, vocab_size=131072)
-    42949804032
+    >>> cross_entropy_bytes(num_tokens=16384, vocab_size=32768)
+    10737550336
     """
     return 20 * num_tokens * vocab_size + 8 * num_tokens + 1024
 
@@ -36,8 +36,8 @@ def fused_cross_entropy_bytes(*, num_tokens: int, vocab_size: int) -> int:
 
     Examples
     --------
-    >>> fused_cross_entropy_bytes(num_tokens=16384, vocab_size=131072)
-    8590278656
+    >>> fused_cross_entropy_bytes(num_tokens=16384, vocab_size=32768)
+    2147828224
     """
     return 4 * num_tokens * vocab_size + 21 * num_tokens + 512
 

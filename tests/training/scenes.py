@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from vrameter.model.architecture import Architecture
@@ -34,6 +35,7 @@ def block_cost(
     adapter: AdapterUse | None = None,
     adapted: tuple[str, ...] = (),
     fused: bool = False,
+    dropout: bool = True,
     seqs: int = SEQS,
     length: int = LENGTH,
 ) -> Cost:
@@ -42,9 +44,13 @@ def block_cost(
     def use(tensor: Any) -> Use:
         return Use(element, trained, adapter=adapter if tensor.slot in adapted else None)
 
+    traits = traits_of(model)
+    if not dropout:
+        traits = replace(traits, attention_dropout=0.0, hidden_dropout=0.0)
+
     def make(graph: Graph) -> Scene:
         kernels = Kernels(attention=kernel, norm=fused, rope=fused, activation=fused)
-        return Scene(graph, seqs, length, Numbers(element, element, autocast), kernels, traits_of(model), use)
+        return Scene(graph, seqs, length, Numbers(element, element, autocast), kernels, traits, use)
 
     layer = model.main.layers[-1]
     return cost(

@@ -26,7 +26,9 @@ def ask(model: Any = LLAMA, *, engine: str = "transformers", num_devices: int = 
 
 def phase(answer: dict[str, Any], term: str, name: str) -> int:
     """Return the bytes of a term in a phase."""
-    return sum(item["bytes"] for item in answer["devices"][0]["items"] if item["term"] == term and name in item["phases"])
+    return sum(
+        item["bytes"] for item in answer["devices"][0]["items"] if item["term"] == term and name in item["phases"]
+    )
 
 
 # -- golden rows -----------------------------------------------------------------------------------------
@@ -40,13 +42,19 @@ def test_llama_8b_without_recompute() -> None:
 
 def test_llama_8b_with_recompute() -> None:
     """One input of a layer each, 2 GiB."""
-    answer = ask(precision="bf16", dtype="bf16", seq_len=8192, recompute="full", attn_implementation="flash_attention_2")
+    answer = ask(
+        precision="bf16", dtype="bf16", seq_len=8192, recompute="full", attn_implementation="flash_attention_2"
+    )
     assert phase(answer, "activations", "forward") == pytest.approx(2.0 * GIB, rel=0.02)
 
 
 @pytest.mark.parametrize(
     ("precision", "dtype", "optimizer", "state", "step"),
-    [("bf16", "bf16", "adamw_torch", 4, 2), ("bf16", "bf16", "adamw_torch_fused", 4, 0), ("fp32", "fp32", "adamw_torch", 8, 4)],
+    [
+        ("bf16", "bf16", "adamw_torch", 4, 2),
+        ("bf16", "bf16", "adamw_torch_fused", 4, 0),
+        ("fp32", "fp32", "adamw_torch", 8, 4),
+    ],
 )
 def test_adam_per_parameter(precision: str, dtype: str, optimizer: str, state: int, step: int) -> None:
     answer = ask(precision=precision, dtype=dtype, optimizer=optimizer, seq_len=16)
@@ -77,7 +85,9 @@ def test_megatron_bytes_per_parameter() -> None:
     args = {"num-layers": 4, "hidden-size": 512, "num-attention-heads": 8, "seq-length": 64, "max-position-embeddings": 64,
             "use-mcore-models": True, "bf16": True}  # fmt: skip
     for zero, each in ((0, 18.0), (1, 7.5)):
-        answer = ask({"megatron_args": args}, engine="megatron", num_devices=8, parallelism={"data": 8, "zero_stage": zero})
+        answer = ask(
+            {"megatron_args": args}, engine="megatron", num_devices=8, parallelism={"data": 8, "zero_stage": zero}
+        )
         held = sum(
             item["bytes"] for item in answer["devices"][0]["items"]
             if item["term"] in ("weights", "gradients", "master_weights", "optimizer_state") and "step" in item["phases"]
@@ -119,7 +129,14 @@ def test_recompute_and_a_fused_loss_save() -> None:
 
 
 def test_advice_names_what_fits() -> None:
-    answer = ask({"config": CONFIGS["llama-3.2-1b"]}, device="a100-sxm-80gb", advise=True, seq_len=2048, precision="bf16", dtype="bf16")
+    answer = ask(
+        {"config": CONFIGS["llama-3.2-1b"]},
+        device="a100-sxm-80gb",
+        advise=True,
+        seq_len=2048,
+        precision="bf16",
+        dtype="bf16",
+    )
     most = answer["limits"]["micro_batch"]
     again = ask({"config": CONFIGS["llama-3.2-1b"]}, device="a100-sxm-80gb", seq_len=2048, precision="bf16", dtype="bf16",
                 micro_batch=most)  # fmt: skip

@@ -178,9 +178,7 @@ def phases(response: Mapping[str, Any]) -> list[tuple[str, int]]:
     items = response["devices"][0]["items"]
     names = dict.fromkeys(phase for item in items for phase in item["phases"])
     order = [name for name in ("load", "forward", "loss", "backward", "step", "save") if name in names]
-    return [
-        (phase_label(name), sum(item["bytes"] for item in items if name in item["phases"])) for name in order
-    ]
+    return [(phase_label(name), sum(item["bytes"] for item in items if name in item["phases"])) for name in order]
 
 
 def changes(response: Mapping[str, Any], most: int = 6) -> list[str]:

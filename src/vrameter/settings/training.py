@@ -119,7 +119,9 @@ class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     text_len: Annotated[int, Meta(ge=1, le=2**20, description="tokens of a prompt [tokens]")] | None = None
     video: Annotated[dict[str, Any] | None, Meta(description="limits of a video processor")] = None
     resident_components: Annotated[list[str] | None, Meta(description="parts of a pipeline on the device")] = None
-    advise: Annotated[bool, Meta(description="also say what fits at most, and which changes would save how much")] = False
+    advise: Annotated[bool, Meta(description="also say what fits at most, and which changes would save how much")] = (
+        False
+    )
     precompute: Annotated[bool, Meta(description="whether prompts and images were encoded before")] = False
 
 

@@ -87,7 +87,9 @@ def _candidates(asked: Setup) -> list[tuple[str, dict[str, Any], dict[str, Any]]
     ]  # fmt: skip
     if asked.full and asked.stack.program == "transformers":
         adapter = {"rank": 16, "targets": "all-linear"}
-        rows.append((tr("train low-rank adapters (LoRA)"), {"finetuning": "lora", "adapter": adapter}, {"dtype": "bf16"}))
+        rows.append(
+            (tr("train low-rank adapters (LoRA)"), {"finetuning": "lora", "adapter": adapter}, {"dtype": "bf16"})
+        )
         rows.append(
             (tr("low-rank adapters on a 4-bit base (QLoRA)"), {"finetuning": "lora", "adapter": adapter},
              {"dtype": "bf16", "quantization": "bnb-nf4"})
@@ -103,7 +105,9 @@ def _candidates(asked: Setup) -> list[tuple[str, dict[str, Any], dict[str, Any]]
     if degrees.offload is None:
         parallelism = msgspec.structs.replace(asked.ask.request.parallelism, offload="optimizer")
         rows.append((tr("keep the optimizer's state in host memory"), {}, {"parallelism": parallelism}))
-    return [row for row in rows if any(getattr(settings, name, None) != value for name, value in row[1].items()) or row[2]]
+    return [
+        row for row in rows if any(getattr(settings, name, None) != value for name, value in row[1].items()) or row[2]
+    ]
 
 
 __all__ = ["changed", "changes", "limits"]

@@ -54,6 +54,21 @@ ROTARY_SHARE = {
 # Queries are put together from a turned and a still piece, or copied, so that they lie heads before tokens.
 HEADS_FIRST = ("gpt_neox", "phi", "phi3", "stablelm", "persimmon", "glm", "glm4", "nemotron", "falcon")
 SOFTCAP = ("gemma2",)
+# Eager attention computes its softmax in the model's own dtype.
+NARROW_SOFTMAX = (
+    "gpt2",
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "electra",
+    "distilbert",
+    "albert",
+    "ernie",
+    "opt",
+)
+# Weights of the chosen experts stay in fp32.
+WIDE_ROUTERS = ("mixtral",)
 DROPOUT = {
     "gpt2": (0.1, 0.1), "opt": (0.0, 0.1), "bert": (0.1, 0.1), "roberta": (0.1, 0.1), "xlm-roberta": (0.1, 0.1),
     "electra": (0.1, 0.1), "distilbert": (0.1, 0.1), "camembert": (0.1, 0.1), "t5": (0.1, 0.1), "mt5": (0.1, 0.1),
@@ -77,6 +92,8 @@ def _by_type(model_type: str) -> Traits:
         rotary_share=ROTARY_SHARE.get(model_type, 1.0),
         heads_first=model_type in HEADS_FIRST,
         softcap=model_type in SOFTCAP,
+        softmax_fp32=model_type not in NARROW_SOFTMAX,
+        router="wide" if model_type in WIDE_ROUTERS else "softmax",
         attention_dropout=attention,
         hidden_dropout=hidden,
     )  # fmt: skip

@@ -11,7 +11,7 @@ References
 from __future__ import annotations
 
 from vrameter.model.architecture import FeedForward, Tensor
-from vrameter.training.graph import Value
+from vrameter.training.graph import FIXED, Storage, Value
 from vrameter.training.programs.scene import Scene, by_slot
 
 
@@ -45,7 +45,7 @@ def route(scene: Scene, part: FeedForward, x: Value, router: Tensor) -> Value:
     top = graph.op([probabilities], chosen, saves=[places])
     sums = graph.op([top], 1)
     top = graph.op([top, sums], chosen, saves=[top, sums])
-    return graph.cast(top, logits.element)
+    return top if scene.traits.router == "wide" else graph.cast(top, logits.element)
 
 
 def experts(scene: Scene, part: FeedForward, x: Value, chosen: Value, slots: dict[str, Tensor]) -> Value:
@@ -58,7 +58,11 @@ def experts(scene: Scene, part: FeedForward, x: Value, chosen: Value, slots: dic
     del source
     first = slots.get("gate_up") or slots["up"]
     width = 2 * inner if part.gated else inner
+    ends = Storage(graph, 4 * part.num_experts, FIXED)
     hidden = scene.grouped(copies, first, width)
+    if hidden.slot is not None:
+        graph.nodes[-1].saved.append(ends)
+    del ends
     del copies
     if part.gated:
         hidden = scene.gated(*graph.halves(hidden, [inner, inner]))

@@ -369,7 +369,7 @@ class Scene:
             scores = graph.pointwise(scores, keeps="output")
             scores = graph.pointwise(scores, keeps="nothing")
         scores = graph.add(scores, graph.constant(1, 1, element))
-        if self.traits.softmax_fp32:
+        if self.traits.softmax_fp32 or auto:
             scores = graph.op([scores], element=4, saves_output=True)
             scores = graph.cast(scores, element)
         else:

@@ -65,7 +65,6 @@ NARROW_SOFTMAX = (
     "distilbert",
     "albert",
     "ernie",
-    "opt",
 )
 # Weights of the chosen experts stay in fp32.
 WIDE_ROUTERS = ("mixtral",)

@@ -38,6 +38,8 @@ class Static:
     step: int
     ema: int = 0
     pipeline: int = 0
+    masks: int = 0
+    outputs: int = 0
 
 
 def estimate(ask: Ask) -> Answer:
@@ -67,7 +69,9 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     holding = Holding(asked, stage.share, stage.first, stage.last)
     static = static_of(holding)
     pieces = Pieces(holding)
-    static = replace(static, pipeline=_pipeline_buffers(asked, stage, pieces))
+    static = replace(
+        static, pipeline=_pipeline_buffers(asked, stage, pieces), masks=_masks(asked, pieces), outputs=_outputs(asked, pieces)
+    )  # fmt: skip
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
     count = sum(piece.name == "layer" for piece in pieces.all)
     chunk = kept // max(1, min(stage.chunks, count))
@@ -88,6 +92,8 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
         + static.gradients
         + space
         + static.pipeline
+        + static.masks
+        + static.outputs
         + static.fresh_gradients,
         "peak_allocated_bytes": peak.allocated,
         "peak_reserved_bytes": peak.reserved,
@@ -105,6 +111,28 @@ def _pipeline_buffers(asked: Setup, stage: Stage, pieces: Pieces) -> int:
         return 0
     size = pieces.tokens // pieces.ranks * asked.architecture.main.hidden_size * asked.recipe.numbers.residual
     return (2 * stage.chunks + 1) * size
+
+
+def _masks(asked: Setup, pieces: Pieces) -> int:
+    """Return the attention masks that Megatron's own modules are given. [bytes].
+
+    Four of them, an integer and a switch among them: 16 bytes for each pair of tokens of a sequence, as four runs show.
+    """
+    if (
+        not asked.architecture.model_type.endswith("_local")
+        or (asked.architecture.component("encoder")
+        and asked.architecture.decoder)
+    ):
+        return 0
+    return 16 * asked.settings.micro_batch * asked.local_length**2
+
+
+def _outputs(asked: Setup, pieces: Pieces) -> int:
+    """Return the logits of the last batch, which a loop on transformers holds until the next one. [bytes]."""
+    settings, vocab = asked.settings, asked.architecture.main.vocab_size
+    if asked.stack.name != "transformers" or settings.packing or settings.loss != "full":
+        return 0
+    return pieces.tokens * vocab * asked.recipe.numbers.compute * constants().fill.typical // 1000
 
 
 def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
@@ -178,7 +206,7 @@ def static_of(holding: Holding) -> Static:
             state += opt.state_bytes(num_params=side, moments=rule.moments, element_bytes=side_state)
     master = 0
     if not asked.offloads_optimizer:
-        master = holding.per_device(recipe.master, when=split)
+        master = holding.per_device(recipe.master + recipe.gradient_copy, when=split)
         if asked.adapters and recipe.master:
             master += side * recipe.master
     weights = holding.weight_bytes
@@ -232,6 +260,14 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     line("optimizer_state", static.state, PHASES[1:], "state per parameter of the optimizer")
     line("ema", static.ema, PHASES[1:], "averaged copy of the weights in fp32")
     line("gradients", static.gradients, PHASES[1:], "one buffer for good")
+    line("temporary", static.masks, PHASES[1:], "attention masks of a batch", basis="calibrated")
+    line(
+        "logits",
+        static.outputs,
+        PHASES[-1:],
+        "outputs of the last batch, which the loop still holds",
+        basis="calibrated",
+    )
     if static.pipeline:
         items.append(
             item("communication", held_bytes, phases=PHASES[1:], basis="modelled", size=static.pipeline,

@@ -26,6 +26,7 @@ class Constants(msgspec.Struct, frozen=True):
 
     slack: dict[str, Slack]
     modelled: Slack
+    fill: Slack
 
 
 @lru_cache(maxsize=1)

@@ -87,7 +87,8 @@ class Weight:
     unpacked
         Bytes that unpacking it for one matrix product takes, 0 where it is stored as it is used. [bytes]
     keeps_input
-        Size of the numbers in which a product with it keeps its input though the matrix is frozen; 0: it keeps none. [bytes]
+        Size of the numbers in which a product with it keeps a copy of its input though the matrix is frozen; 0: it keeps
+        none. [bytes]
     """
 
     __slots__ = ("cast", "element", "grad_element", "keeps_input", "size", "slot", "unpacked")
@@ -299,7 +300,7 @@ class Graph:
                     weight.cast = cast
         element = compute or (x.element if weight.unpacked else max(x.element, weight.element))
         keep_weight = cast if x.slot is not None else None
-        kept = self.cast(x, weight.keeps_input) if weight.keeps_input else x
+        kept = self.op([x], element=weight.keeps_input) if weight.keeps_input else x
         out = self.op(
             [x], width, element=element, saves=[kept] if weight.slot is not None or weight.keeps_input else (),
             work=weight.unpacked + (cast.bytes if cast and weight.slot is not None else 0),

@@ -215,7 +215,8 @@ class Pieces:
     def _kept_products(self, layer: Layer, width: int) -> int:
         """Return what recompute by operation keeps: attention's output and every other matrix product. [bytes].
 
-        In torchtitan's blocks these are queries, values, the gate (or first) and the last product of the perceptron.
+        In torchtitan's blocks these are queries, values, the gate (or first) and the last product of the perceptron; a
+        compiler leaves the last out, which nothing needs again.
         """
         total = 0
         for part in layer.parts:
@@ -223,7 +224,8 @@ class Pieces:
                 total += 2 * part.num_heads * part.head_dim + part.num_kv_heads * part.value_dim
                 total += 2 * part.num_heads
             elif isinstance(part, FeedForward):
-                total += part.intermediate_size * max(1, part.num_experts_per_token) + width
+                total += part.intermediate_size * max(1, part.num_experts_per_token)
+                total += 0 if self.setup.settings.compile else width
         return total * self.tokens // self.ranks * self.setup.recipe.numbers.compute
 
     @cached_property

@@ -29,6 +29,8 @@ class Recipe:
         Of a buffer that gradients are added to and that stays between steps; 0 without one.
     master
         Of a second copy of trained parameters that the optimizer works on; 0 without one.
+    gradient_copy
+        Of an fp32 copy of gradients beside the masters, which unscaling fp16 takes; 0 without one.
     moment
         Of an optimizer's state; 0 where it follows the parameter.
     """
@@ -41,6 +43,7 @@ class Recipe:
     master: int = 0
     moment: int = 0
     contiguous_gradients: bool = False
+    gradient_copy: int = 0
 
     @property
     def state_element(self) -> int:

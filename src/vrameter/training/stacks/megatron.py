@@ -26,7 +26,7 @@ def recipe(precision: str, settings: TrainingSettings, *, full: bool) -> Recipe:
     half = precision in ("fp16", "fp16-mixed")
     main = {"fp32": 4, "bf16": 2, "fp16": 2}.get(settings.gradient_dtype or "", 2 if half else 4)
     moment = 2 if settings.use_precision_aware_optimizer else 4
-    return Recipe(2, 2, Numbers(2, 2), 2, main_gradient=main, master=4, moment=moment)
+    return Recipe(2, 2, Numbers(2, 2), 2, main_gradient=main, master=4, moment=moment, gradient_copy=4 if half else 0)
 
 
 def stack(name: str, version: str | None = None) -> Stack:

@@ -28,6 +28,8 @@ def term_label(term: str) -> str:
         "reserved": tr("left alone"),
         "master_weights": tr("the optimizer's copy of the weights"),
         "adapters": tr("adapters"),
+        "other_models": tr("reference and reward models"),
+        "rollout_engine": tr("rollout engine"),
         "ema": tr("averaged copy of the weights"),
         "gradients": tr("gradients"),
         "communication": tr("communication buffers"),

@@ -11,6 +11,7 @@ from vrameter.ledger import Basis, Item, Ledger, item
 from vrameter.memory import optimizer as opt
 from vrameter.memory import runtime
 from vrameter.training.advice import changes, limits
+from vrameter.training.companions import companions, rollout
 from vrameter.training.constants import constants
 from vrameter.training.holdings import Holding
 from vrameter.training.pieces import Pieces
@@ -39,6 +40,7 @@ class Static:
     ema: int = 0
     pipeline: int = 0
     masks: int = 0
+    others: int = 0
     outputs: int = 0
 
 
@@ -70,7 +72,8 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     static = static_of(holding)
     pieces = Pieces(holding)
     static = replace(
-        static, pipeline=_pipeline_buffers(asked, stage, pieces), masks=_masks(asked, pieces), outputs=_outputs(asked, pieces)
+        static, pipeline=_pipeline_buffers(asked, stage, pieces), masks=_masks(asked, pieces), outputs=_outputs(asked, pieces),
+        others=companions(asked, static),
     )  # fmt: skip
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
     count = sum(piece.name == "layer" for piece in pieces.all)
@@ -78,6 +81,10 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     waiting = max(0, chunk * stage.in_flight - kept)
     run = course(pieces.all, in_flight=waiting, prefetched=pieces.prefetched, held_gradients=pieces.accumulates)
     items = _items(holding, static, run, pieces)
+    engine = rollout(asked)
+    if engine:
+        items.append(item("rollout_engine", held_bytes, phases=PHASES, basis="assumed", size=engine, held="driver",
+                          source="share of the device that a colocated engine keeps during the step"))  # fmt: skip
     items += _runtime(asked, items)
     ledger = Ledger(PHASES, tuple(each for each in items if each.bytes or each.high))
     peak = ledger.peak()
@@ -93,6 +100,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
         + space
         + static.pipeline
         + static.masks
+        + static.others
         + static.outputs
         + static.fresh_gradients,
         "peak_allocated_bytes": peak.allocated,
@@ -118,10 +126,8 @@ def _masks(asked: Setup, pieces: Pieces) -> int:
 
     Four of them, an integer and a switch among them: 16 bytes for each pair of tokens of a sequence, as four runs show.
     """
-    if (
-        not asked.architecture.model_type.endswith("_local")
-        or (asked.architecture.component("encoder")
-        and asked.architecture.decoder)
+    if not asked.architecture.model_type.endswith("_local") or (
+        asked.architecture.component("encoder") and asked.architecture.decoder
     ):
         return 0
     return 16 * asked.settings.micro_batch * asked.local_length**2
@@ -150,6 +156,7 @@ def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
             handles = 7 if asked.megatron is not None and asked.megatron.flag("moe-grouped-gemm") else 3
         found.append(
             item("workspace", workspaces, phases=PHASES[1:], basis="modelled", handles=handles, blas_workspace=each.bytes,
+                 low=(handles - 1) * each.bytes, high=2 * handles * each.bytes,
                  source="PyTorch 2.13 CUDABlas: one workspace for the forward and one for the backward thread; Transformer Engine's own, four more for grouped experts")
         )  # fmt: skip
     return found
@@ -255,6 +262,12 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         items.append(item(term, held_bytes, phases=phases, source=source, basis=basis, low=low, high=high, size=size))
 
     line("weights", static.weights, PHASES, "shapes of the model and how each is stored")
+    line(
+        "other_models",
+        static.others,
+        PHASES,
+        "models that are compared with or that score: reference, reward, critic, teacher",
+    )
     line("adapters", static.adapters, PHASES, "peft: low-rank matrices beside frozen ones")
     line("master_weights", static.master, PHASES[1:], "the optimizer's own copy")
     line("optimizer_state", static.state, PHASES[1:], "state per parameter of the optimizer")

@@ -11,6 +11,7 @@ from typing import Any
 from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Tensor
 from vrameter.model.megatron import image_tokens
 from vrameter.training import losses
+from vrameter.training.companions import scores_vocabulary
 from vrameter.training.families import traits_of
 from vrameter.training.graph import Graph, Value
 from vrameter.training.holdings import Holding
@@ -287,7 +288,7 @@ class Pieces:
 
     def _head(self, body: Component) -> Piece:
         setup = self.setup
-        head = self.head_tensor(body)
+        head = self.head_tensor(body) if scores_vocabulary(setup) else None
         scene = self.scene(body)
         norms = list(_final_norms(body))
         vocab = head.shape[0] if head is not None else 0

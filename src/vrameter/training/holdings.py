@@ -139,7 +139,7 @@ class Holding:
         if setup.offloads_weights:
             return 0
         total = 0
-        copies = setup.settings.precision == "fp8" and setup.stack.program == "megatron"
+        copies = setup.settings.precision == "fp8" and setup.stack.name == "megatron"
         for component, layer, tensor, times in self.tensors():
             total += times * self.split(self._stored(component, layer, tensor, recipe.weight), tensor, when=whole)
             if copies and len(tensor.shape) > 1 and layer is not None:

@@ -14,7 +14,7 @@ from vrameter.i18n import tr
 from vrameter.memory.optimizer import Optimizer, optimizer
 from vrameter.memory.weights import WeightPlan, weight_plan
 from vrameter.model import parts
-from vrameter.model.architecture import Architecture, Component
+from vrameter.model.architecture import Architecture, Attention, Component, FeedForward
 from vrameter.model.dtypes import dtype as dtype_named
 from vrameter.model.megatron import Arguments
 from vrameter.settings.training import AdapterSettings, TrainingSettings
@@ -358,7 +358,7 @@ def _recipe(
     if found.program == "megatron":
         from vrameter.training.stacks.megatron import recipe
 
-        return recipe(precision, settings, full=full)
+        return recipe(found.name, precision, settings)
     stored = max(2, dtype_named(plan.compute_dtype).bits // 8)
     if ask.request.dtype is None and full and precision in ("fp32", "bf16-mixed", "fp16-mixed"):
         stored = 4
@@ -374,10 +374,26 @@ def _recipe(
     return replace(base, **changes)
 
 
+def _refuse_layers(ask: Ask) -> None:
+    """Refuse models whose layers a stack does not have."""
+    if stack(ask.request.engine).program != "litgpt":
+        return
+    for layer, _ in ask.architecture.main.layer_groups:
+        kinds = {type(part) for part in layer.parts}
+        sparse = any(isinstance(part, FeedForward) and part.num_experts for part in layer.parts)
+        if kinds != {Attention, FeedForward} or sparse or ask.architecture.decoder is None:
+            raise RequestError(
+                tr("engine: litgpt has no layers like those of %(model)s.", model=ask.architecture.name),
+                field="engine",
+                hint=tr("Use one of: %(names)s.", names="transformers, megatron"),
+            )
+
+
 def _refuse(
     ask: Ask, settings: TrainingSettings, plan: WeightPlan, rule: Optimizer, degrees: Degrees, *, tunes: bool
 ) -> None:
     """Refuse what cannot be trained."""
+    _refuse_layers(ask)
     if degrees.zero >= 3 and not rule.shards:
         raise RequestError(
             tr("settings.optimizer: '%(value)s' needs whole matrices, and ZeRO stage 3 splits them.", value=rule.name),

@@ -15,20 +15,26 @@ from vrameter.training.programs.scene import Scene, by_slot, norms_of
 def latent_attention(scene: Scene, part: LatentAttention, x: Value) -> Value:
     """Run the compressed projections, expand them to heads, attend."""
     graph, slots, heads = scene.graph, by_slot(part.tensors), part.num_heads
-    norms = {group[0].name.rpartition(".")[0].rpartition(".")[2]: group for group in norms_of(part)}
+    groups = norms_of(part)
+    q_norm = next((group for group in groups if part.q_lora_rank and group[0].size == part.q_lora_rank), ())
+    kv_norm = next((group for group in reversed(groups) if group[0].size == part.kv_lora_rank), ())
     key_dim = part.nope_dim + part.rope_dim
     if part.q_lora_rank:
         inner = scene.linear(x, slots["q_a"])
-        q = scene.linear(scene.norm(inner, norms["q_a_layernorm"]), slots["q_b"], outputs=heads * key_dim)
+        inner = scene.norm(inner, q_norm) if q_norm else inner
+        q = scene.linear(inner, slots["q_b"], outputs=heads * key_dim)
         del inner
     else:
         q = scene.linear(x, slots["q"], outputs=heads * key_dim)
     q_still, q_turned = graph.halves(q, [heads * part.nope_dim, heads * part.rope_dim])
-    compressed = scene.linear(x, slots["kv_a"])
-    kv, k_turned = graph.halves(compressed, [part.kv_lora_rank, part.rope_dim])
-    kv = scene.linear(
-        scene.norm(kv, norms["kv_a_layernorm"]), slots["kv_b"], outputs=heads * (part.nope_dim + part.value_dim)
+    compressed = scene.linear(
+        x, slots["kv_a"] if "kv_a" in slots else slots["kv"], outputs=part.kv_lora_rank + part.rope_dim
     )
+    kv, k_turned = graph.halves(compressed, [part.kv_lora_rank, part.rope_dim])
+    kv = scene.norm(kv, kv_norm) if kv_norm else kv
+    width = heads * (part.nope_dim + part.value_dim)
+    # Without a matrix that expands them, all heads read the compressed vectors as they are.
+    kv = scene.linear(kv, slots["kv_b"], outputs=width) if "kv_b" in slots else graph.op([kv], width)
     k_still, v = graph.halves(kv, [heads * part.nope_dim, heads * part.value_dim])
     q_turned, k_turned = scene.rotated(q_turned, part.rope_dim), scene.rotated(k_turned, part.rope_dim)
     q = graph.join([q_still, q_turned])

@@ -142,7 +142,7 @@ def _fused(scene: Scene, part: Attention, slots: dict[str, Tensor]) -> Weight:
     """Return the matrix that makes queries, keys and values."""
     if "qkv" in slots:
         return scene.weight(slots["qkv"])
-    weights = [scene.weight(slots[name]) for name in ("q", "k", "v")]
+    weights = [scene.weight(slots[name]) for name in ("q", "k", "v") if name in slots]
     first = weights[0]
     return Weight(
         sum(weight.size for weight in weights), first.element, trained=first.slot is not None,

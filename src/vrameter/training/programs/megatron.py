@@ -25,7 +25,7 @@ def layer(scene: Scene, block: Layer, x: Value) -> Value:
     graph = scene.graph
     norms = norms_of(block)
     for number, part in enumerate(block.parts):
-        norm = norms[min(number, len(norms) - 1)]
+        norm = norms[min(number, len(norms) - 1)] if norms else ()
         y = run(scene, part, x, norm)
         if scene.traits.hidden_dropout:
             y = scene.dropout(y)
@@ -86,8 +86,8 @@ def attention(scene: Scene, part: Attention, x: Value, norm: tuple[Tensor, ...])
     q_width, k_width = part.num_heads * part.head_dim, part.num_kv_heads * part.head_dim
     v_width = part.num_kv_heads * part.value_dim
     y = normed(scene, x, norm)
-    if "qkv" in slots:
-        mixed = column(scene, y, slots["qkv"], q_width + k_width + v_width)
+    if part.scope != "cross" or "qkv" in slots:
+        mixed = column(scene, y, fused(slots, "qkv", ("q", "k", "v")), q_width + k_width + v_width)
         q, k, v = graph.halves(mixed, [q_width, k_width, v_width])
         if part.num_heads != part.num_kv_heads:
             q = graph.copy(q)
@@ -112,6 +112,15 @@ def attention(scene: Scene, part: Attention, x: Value, norm: tuple[Tensor, ...])
         q, k = graph.op([q]), graph.op([k])
     out = core(scene, part, q, k, v)
     return row(scene, out, slots["o"], x.width)
+
+
+def fused(slots: dict[str, Tensor], whole: str, pieces: tuple[str, ...]) -> Tensor:
+    """Return one matrix that stands for several that share their input, as Megatron stores them."""
+    if whole in slots:
+        return slots[whole]
+    found = [slots[name] for name in pieces if name in slots]
+    rows = sum(tensor.shape[0] for tensor in found)
+    return found[0]._replace(shape=(rows, *found[0].shape[1:]))
 
 
 def core(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value:
@@ -161,7 +170,10 @@ def latent(scene: Scene, part: LatentAttention, x: Value, norm: tuple[Tensor, ..
     latent_kv, turned = graph.halves(compressed, [part.kv_lora_rank, part.rope_dim])
     del compressed
     latent_kv = graph.op([latent_kv], saves=[latent_kv, graph.new(latent_kv.rows, 1, 4)])
-    kv = column(scene, latent_kv, slots["kv_b"], heads * (part.nope_dim + part.value_dim))
+    if "kv_b" in slots:
+        kv = column(scene, latent_kv, slots["kv_b"], heads * (part.nope_dim + part.value_dim))
+    else:
+        kv = graph.op([latent_kv], heads * (part.nope_dim + part.value_dim))
     del latent_kv
     q = graph.op([q])
     still, v = graph.halves(kv, [heads * part.nope_dim, heads * part.value_dim])
@@ -178,8 +190,8 @@ def latent(scene: Scene, part: LatentAttention, x: Value, norm: tuple[Tensor, ..
 def perceptron(scene: Scene, part: FeedForward, x: Value) -> Value:
     """Run the perceptron: the fused activation keeps its input, the second matrix the product."""
     slots, graph, width = by_slot(part.tensors), scene.graph, part.intermediate_size
-    if "gate_up" in slots:
-        inner = column(scene, x, slots["gate_up"], 2 * width)
+    if part.gated:
+        inner = column(scene, x, fused(slots, "gate_up", ("gate", "up")), 2 * width)
         inner = graph.op([inner], width, saves=[inner])
     else:
         inner = column(scene, x, slots["up"], width)

@@ -19,13 +19,17 @@ STACKS = {
 }
 
 
-def recipe(precision: str, settings: TrainingSettings, *, full: bool) -> Recipe:
-    """Return Megatron's numbers: half-precision weights, a buffer of main gradients, fp32 masters and moments."""
+def recipe(name: str, precision: str, settings: TrainingSettings) -> Recipe:
+    """Return Megatron's numbers: half-precision weights, a buffer of main gradients, fp32 masters and moments.
+
+    Megatron Bridge's recipes keep gradients and moments in bf16.
+    """
     if precision == "fp32":
         return Recipe(4, 4, Numbers(4, 4), 4, main_gradient=4)
     half = precision in ("fp16", "fp16-mixed")
-    main = {"fp32": 4, "bf16": 2, "fp16": 2}.get(settings.gradient_dtype or "", 2 if half else 4)
-    moment = 2 if settings.use_precision_aware_optimizer else 4
+    narrow = name == "megatron-bridge"
+    main = {"fp32": 4, "bf16": 2, "fp16": 2}.get(settings.gradient_dtype or "", 2 if half or narrow else 4)
+    moment = 2 if narrow or settings.use_precision_aware_optimizer else 4
     return Recipe(2, 2, Numbers(2, 2), 2, main_gradient=main, master=4, moment=moment, gradient_copy=4 if half else 0)
 
 

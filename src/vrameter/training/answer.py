@@ -167,7 +167,7 @@ def _slack(asked: Setup, alive: list[Item]) -> Item:
     settings, degrees = asked.settings, asked.degrees
     flat = degrees.fsdp in ("full_shard", "fsdp1", "shard_grad_op", "hybrid_shard") or asked.stack.name == "fsdp_qlora"
     fixed = settings.packing or settings.finetuning == "pretrain" or asked.stack.program != "transformers"
-    kind = "flat" if flat else "fixed" if fixed else "variable"
+    kind = "flat" if flat else "variable" if not fixed else "sharded" if degrees.splits_weights else "fixed"
     bounds = constants().slack[kind]
     moving = max(
         sum(each.bytes for each in alive if phase in each.phases and each.term not in PLACED) for phase in WORKING

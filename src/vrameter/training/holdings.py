@@ -55,7 +55,7 @@ class Holding:
             self.format(component, 0 if component.layers and tensor.slot not in _OUTSIDE else None, tensor) is not None
         )
         element = recipe.weight if trained else recipe.frozen
-        if packed:
+        if packed or (setup.degrees.fsdp and not recipe.numbers.autocast):
             element = recipe.numbers.compute
         adapter = setup.adapters.use(component.kind, tensor) if setup.adapters else None
         return Use(

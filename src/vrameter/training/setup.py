@@ -20,6 +20,7 @@ from vrameter.model.megatron import Arguments
 from vrameter.settings.training import AdapterSettings, TrainingSettings
 from vrameter.spec import Parallelism, check
 from vrameter.training.adapting import Adapting, adapting
+from vrameter.training.programs.scene import Numbers
 from vrameter.training.recipes import SIZES, Recipe, eager_recipe
 from vrameter.training.stacks import Stack, stack
 
@@ -153,7 +154,7 @@ def setup(ask: Ask) -> Setup:
     given: TrainingSettings = check(TrainingSettings, _typed(ask.request.settings), path="settings.")
     found = stack(ask.request.engine, ask.request.engine_version)
     settings, assumed = _with_defaults(given, found)
-    settings = _with_arguments(settings, ask)
+    settings = _micro_batch(_with_arguments(settings, ask), found, ask)
     architecture = untied(ask.architecture) if found.unties else ask.architecture
     tunes = settings.finetuning in ("lora", "dora", "peft")
     plan = ask.weight_plan()
@@ -208,6 +209,16 @@ def _with_defaults(given: TrainingSettings, found: Stack) -> tuple[TrainingSetti
         settings = msgspec.structs.replace(settings, adapter=AdapterSettings(targets="all-linear"))
         assumed["adapter"] = {"rank": 8, "targets": "all-linear"}
     return settings, assumed
+
+
+def _micro_batch(settings: TrainingSettings, found: Stack, ask: Ask) -> TrainingSettings:
+    """Return settings with torchtitan's size of a micro-batch: a stage's share of what a device takes in one step."""
+    degrees = ask.request.parallelism
+    if found.name != "torchtitan" or degrees.pipeline == 1 or not settings.local_batch or settings.micro_batch > 1:
+        return settings
+    turns = 2 if settings.pipeline_schedule == "interleaved-1f1b" else 1
+    size = max(1, settings.local_batch // (degrees.pipeline * turns))
+    return msgspec.structs.replace(settings, micro_batch=size)
 
 
 def _typed(values: dict[str, Any]) -> dict[str, Any]:
@@ -363,6 +374,9 @@ def _recipe(
     if ask.request.dtype is None and full and precision in ("fp32", "bf16-mixed", "fp16-mixed"):
         stored = 4
     base = eager_recipe(precision, stored=stored, full=full, autocast=settings.autocast)
+    if degrees.fsdp and precision in ("bf16-mixed", "fp16-mixed", "fp8") and full:
+        # FSDP's mixed precision: shards as they are stored, layers put together and run in half precision.
+        base = replace(base, numbers=Numbers(2, 2))
     master = {"fp32": 4, "bf16": 2, "fp16": 2}.get(settings.master_weights or "", 0)
     if degrees.zero and full and not master and base.weight == 2:
         master = 4

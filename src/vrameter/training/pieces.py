@@ -158,8 +158,24 @@ class Pieces:
         for component in bodies:
             found += self._body(component)
         if self.holding.last:
-            found.append(self._head(bodies[-1]))
+            head = self._head(bodies[-1])
+            for component in self.holding.share.loaded:
+                if component.kind == "mtp":
+                    given = self.rows(component) * component.hidden_size * self.setup.recipe.numbers.residual
+                    found += [self._layer(component, layer, given, input_grad=True) for layer in component.layers]
+                    found.append(head)
+            found.append(replace(head, extra_saved=self.deferred))
         return tuple(found)
+
+    @cached_property
+    def deferred(self) -> int:
+        """What waits for the embedding's gradient, where Megatron puts it off: logits' gradients and their inputs. [bytes]."""
+        args = self.setup.megatron
+        if args is None or not args.flag("defer-embedding-wgrad-compute"):
+            return 0
+        batches = args.number("wgrad-deferral-limit", 0) or self.setup.settings.grad_accumulation
+        main = self.holding.share.main
+        return batches * self.tokens * (main.vocab_size // self.setup.degrees.tensor + main.hidden_size) * 2
 
     def _body(self, component: Component) -> list[Piece]:
         setup = self.setup

@@ -128,6 +128,14 @@ def test_recompute_and_a_fused_loss_save() -> None:
     assert ask(seq_len=4096, recompute="full", loss="fused")["report"]["peak_allocated_bytes"] < less < plain
 
 
+def test_freezing_trains_the_last_layers() -> None:
+    """Two layers of 218,112,000 parameters and the last norm; nothing is kept below them."""
+    answer = ask(finetuning="freeze", precision="bf16", dtype="bf16", seq_len=1024)
+    assert phase(answer, "optimizer_state", "step") == 4 * (2 * 218_112_000 + 4096)
+    more = ask(finetuning="freeze", precision="bf16", dtype="bf16", seq_len=1024, num_trainable_layers=4)
+    assert phase(more, "activations", "forward") > 1.9 * phase(answer, "activations", "forward")
+
+
 def test_advice_names_what_fits() -> None:
     answer = ask(
         {"config": CONFIGS["llama-3.2-1b"]},

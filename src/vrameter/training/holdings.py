@@ -10,7 +10,7 @@ from vrameter.memory.optimizer import Parameter
 from vrameter.model.architecture import Architecture, Component, Layer, Tensor
 from vrameter.model.formats import Format
 from vrameter.training.programs.scene import Use
-from vrameter.training.setup import Setup
+from vrameter.training.setup import TRAINED, Setup
 from vrameter.units import ceil_div
 
 _OUTSIDE = ("token", "position", "head")
@@ -37,7 +37,7 @@ class Holding:
         if tensor.buffer or component.kind in setup.frozen:
             return False
         if setup.full:
-            return setup.settings.finetuning != "freeze"
+            return setup.settings.finetuning != "freeze" or component.name == TRAINED
         return self.trained_norms and tensor.role == "norm"
 
     @cached_property

@@ -8,6 +8,8 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
+import msgspec
+
 from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Tensor
 from vrameter.model.megatron import image_tokens
 from vrameter.training import losses
@@ -16,12 +18,14 @@ from vrameter.training.families import traits_of
 from vrameter.training.graph import Graph, Value
 from vrameter.training.holdings import Holding
 from vrameter.training.programs.scene import Kernels, Scene, Traits, Use, norms_of
-from vrameter.training.setup import Setup
+from vrameter.training.setup import TRAINED, Setup
 from vrameter.training.simulate import Cost, cost
 from vrameter.training.step import Piece
 from vrameter.units import ceil_div
 
-NOTHING = Cost(0, 0, 0, 0, 0, 0, 0, 0, 0)
+# Costs kept for the next question about the same layer. They hold it, so that its id stays its own.
+REMEMBERED = 512
+_COSTS: dict[tuple[object, ...], tuple[Layer, Cost]] = {}
 
 
 @dataclass(frozen=True)
@@ -182,16 +186,18 @@ class Pieces:
         width, element = component.hidden_size, setup.recipe.numbers.residual
         given = self.rows(component) * width * element
         found: list[Piece] = []
-        if self.holding.first:
+        if self.holding.first and component.name != TRAINED:
             found.append(self._embedding(component, given))
         made: dict[tuple[int, bool], Piece] = {}
-        grad = self._embedding_has_gradient(component)
+        # Layers below those that are trained make no graph at all.
+        still = setup.settings.finetuning == "freeze" and component.name != TRAINED
+        grad = not still and component.name != TRAINED and self._embedding_has_gradient(component)
         for layer in component.layers:
             key = (id(layer), grad)
             if key not in made:
                 made[key] = self._layer(component, layer, given, input_grad=grad)
             found.append(made[key])
-            grad = True
+            grad = not still
         return found
 
     def _embedding_has_gradient(self, component: Component) -> bool:
@@ -215,11 +221,7 @@ class Pieces:
     def _layer(self, component: Component, layer: Layer, given: int, *, input_grad: bool) -> Piece:
         setup = self.setup
         settings = setup.settings
-        made = cost(
-            lambda scene, x: self.program.layer(scene, layer, x), self.scene(component), width=component.hidden_size,
-            element=setup.recipe.numbers.residual, rows=self.rows(component), accumulates=self.accumulates,
-            input_grad=input_grad,
-        )  # fmt: skip
+        made = self._layer_cost(component, layer, input_grad=input_grad)
         by_operation = settings.recompute == "selective" and settings.recompute_policy == "op"
         recomputed = settings.recompute == "full" or by_operation
         kept = given + (self._kept_products(layer, component.hidden_size) if by_operation else 0)
@@ -227,6 +229,35 @@ class Pieces:
             "layer", made, given, recomputed=recomputed,
             kept_input=0 if settings.activation_offload else kept,
             gathered=self.gathered(layer.num_params), gradients=made.gradients,
+        )  # fmt: skip
+
+    def _layer_cost(self, component: Component, layer: Layer, *, input_grad: bool) -> Cost:
+        """Return what a layer's program costs, remembered for the next question about the same layer."""
+        setup = self.setup
+        key = (
+            id(layer), component.kind, component.name, self.rows(component), self.length(component), setup.length, input_grad, self.accumulates,
+            self.kernels, self.traits(component), self.signature,
+        )  # fmt: skip
+        known = _COSTS.get(key)
+        if known is not None:
+            return known[1]
+        made = cost(
+            lambda scene, x: self.program.layer(scene, layer, x), self.scene(component), width=component.hidden_size,
+            element=setup.recipe.numbers.residual, rows=self.rows(component), accumulates=self.accumulates, input_grad=input_grad,
+        )  # fmt: skip
+        if len(_COSTS) >= REMEMBERED:
+            _COSTS.clear()
+        _COSTS[key] = (layer, made)
+        return made
+
+    @cached_property
+    def signature(self) -> tuple[object, ...]:
+        """What else a layer's cost depends on."""
+        setup = self.setup
+        adapter = msgspec.json.encode(setup.settings.adapter) if setup.settings.adapter else b""
+        return (
+            setup.recipe, setup.degrees, setup.plan.quantization, setup.plan.dtype, setup.frozen, setup.settings.finetuning,
+            setup.settings.micro_batch, self.sequences, adapter, setup.stack.program, setup.stack.packed_keeps_input,
         )  # fmt: skip
 
     def _kept_products(self, layer: Layer, width: int) -> int:

@@ -156,6 +156,8 @@ def setup(ask: Ask) -> Setup:
     settings, assumed = _with_defaults(given, found)
     settings = _micro_batch(_with_arguments(settings, ask), found, ask)
     architecture = untied(ask.architecture) if found.unties else ask.architecture
+    if settings.finetuning == "freeze":
+        architecture = last_layers(architecture, settings.num_trainable_layers or 2)
     tunes = settings.finetuning in ("lora", "dora", "peft")
     plan = ask.weight_plan()
     if plan.from_config and not tunes:
@@ -199,6 +201,25 @@ def untied(architecture: Architecture) -> Architecture:
     head = Component(kind="head", name="head", hidden_size=main.hidden_size, tensors=tensors)
     others = tuple(each for each in architecture.components if each.kind != "head")
     return replace(architecture, components=(*others, head), tied=())
+
+
+TRAINED = "trained"
+
+
+@lru_cache(maxsize=64)
+def last_layers(architecture: Architecture, count: int) -> Architecture:
+    """Return a model whose last layers stand apart, so that they alone can be trained."""
+    main = architecture.main
+    start = max(0, len(main.layers) - count)
+    norms = tuple(tensor for tensor in main.tensors if tensor.role == "norm")
+    below = replace(
+        main, layers=main.layers[:start], tensors=tuple(tensor for tensor in main.tensors if tensor not in norms)
+    )
+    above = replace(main, name=TRAINED, layers=main.layers[start:], tensors=norms, first_layer=main.first_layer + start)
+    components: list[Component] = []
+    for component in architecture.components:
+        components += [below, above] if component is main else [component]
+    return replace(architecture, components=tuple(components))
 
 
 def _with_defaults(given: TrainingSettings, found: Stack) -> tuple[TrainingSettings, dict[str, Any]]:

@@ -23,8 +23,8 @@ PICTURES = ("diffusers", "finetrainers", "timm", "ultralytics")
 PARALLEL = ("megatron", "torchtitan", "fsdp_qlora", "deepspeed")
 FIGURES = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_used_bytes")
 OUTSIDE = {
-    "peak_allocated_bytes": ("fragmentation", "runtime"),
-    "peak_reserved_bytes": ("runtime",),
+    "peak_allocated_bytes": ("fragmentation", "runtime", "communicators"),
+    "peak_reserved_bytes": ("runtime", "communicators"),
     "peak_used_bytes": (),
 }
 # Checkpoints that differ from a known configuration in their weights alone.

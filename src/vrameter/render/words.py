@@ -33,6 +33,7 @@ def term_label(term: str) -> str:
         "ema": tr("averaged copy of the weights"),
         "gradients": tr("gradients"),
         "communication": tr("communication buffers"),
+        "communicators": tr("NCCL's own memory"),
         "optimizer_state": tr("optimizer state"),
     }
     return labels.get(term, term)

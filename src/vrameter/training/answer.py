@@ -18,7 +18,7 @@ from vrameter.training.pieces import Pieces
 from vrameter.training.setup import Setup, setup
 from vrameter.training.sharing import Stage, stages
 from vrameter.training.step import Course, Moment, course
-from vrameter.units import ceil_div
+from vrameter.units import MIB, ceil_div
 
 PHASES = ("load", "forward", "loss", "backward", "step", "save")
 WORKING = ("forward", "loss", "backward", "step")
@@ -85,7 +85,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     if engine:
         items.append(item("rollout_engine", held_bytes, phases=PHASES, basis="assumed", size=engine, held="driver",
                           source="share of the device that a colocated engine keeps during the step"))  # fmt: skip
-    items += _runtime(asked, items)
+    items += _runtime(asked, items) + _communicators(asked)
     ledger = Ledger(PHASES, tuple(each for each in items if each.bytes or each.high))
     peak = ledger.peak()
     space = sum(each.bytes for each in items if each.term == "workspace")
@@ -160,6 +160,17 @@ def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
                  source="PyTorch 2.13 CUDABlas: one workspace for the forward and one for the backward thread; Transformer Engine's own, four more for grouped experts")
         )  # fmt: skip
     return found
+
+
+def _communicators(asked: Setup) -> list[Item]:
+    """Return what NCCL holds outside the allocator where several devices work together."""
+    if asked.ask.num_devices == 1 or asked.settings.pipeline_schedule == "naive":
+        return []
+    low, typical, high = (constants().nccl.low, constants().nccl.typical, constants().nccl.high)
+    return [
+        item("communicators", held_bytes, phases=PHASES, basis="assumed", held="driver", low=low * MIB, high=high * MIB,
+             size=typical * MIB, source=constants().nccl.runs)
+    ]  # fmt: skip
 
 
 def _slack(asked: Setup, alive: list[Item]) -> Item:

@@ -27,6 +27,7 @@ class Constants(msgspec.Struct, frozen=True):
     slack: dict[str, Slack]
     modelled: Slack
     fill: Slack
+    nccl: Slack
 
 
 @lru_cache(maxsize=1)

@@ -278,7 +278,13 @@ class Pieces:
 
     @cached_property
     def prefetched(self) -> int:
-        """Weights that are put together ahead of the layer that runs: those of the next one. [bytes]."""
+        """Weights that are put together ahead of the layer that runs. [bytes].
+
+        FSDP gathers the next layer; ZeRO lets up to a billion parameters stay (``stage3_max_live_parameters``).
+        """
+        setup = self.setup
+        if setup.degrees.zero >= 3:
+            return min(10**9, self.holding.share.num_params) * setup.recipe.numbers.compute
         return max((piece.gathered for piece in self.all if piece.name == "layer"), default=0)
 
     @cached_property

@@ -22,11 +22,6 @@ CASES = Path(__file__).parent / "cases"
 PICTURES = ("diffusers", "finetrainers", "timm", "ultralytics")
 PARALLEL = ("megatron", "torchtitan", "fsdp_qlora", "deepspeed")
 FIGURES = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_used_bytes")
-OUTSIDE = {
-    "peak_allocated_bytes": ("fragmentation", "runtime", "communicators"),
-    "peak_reserved_bytes": ("runtime", "communicators"),
-    "peak_used_bytes": (),
-}
 # Checkpoints that differ from a known configuration in their weights alone.
 SAME_SHAPE = {
     "qwen/qwen-7b-chat": "qwen/qwen-7b", "qwen/qwen-14b-chat": "qwen/qwen-14b", "qwen/qwen-1_8b-chat": "qwen/qwen-1_8b",
@@ -71,24 +66,13 @@ def cases() -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
             yield case, answered(request)
 
 
-def interval(response: dict[str, Any], figure: str) -> tuple[int, int]:
-    """Return the interval of one figure: that of all that it counts."""
-    items = [item for item in response["devices"][0]["items"] if item["term"] not in OUTSIDE[figure]]
-    phases = {phase for item in items for phase in item["phases"]}
-    bounds = [
-        [sum(item[key] for item in items if phase in item["phases"]) for phase in phases]
-        for key in ("low_bytes", "high_bytes")
-    ]
-    return max(bounds[0], default=0), max(bounds[1], default=0)
-
-
 def pair(case: dict[str, Any], response: dict[str, Any], figure: str) -> Pair:
     """Return one figure of a case beside its measurement."""
     measured = case["measured"][figure]
     inside = None
-    if figure in OUTSIDE:
-        low, high = interval(response, figure)
-        inside = low <= measured <= high
+    if figure in FIGURES:
+        name = figure.removesuffix("_bytes")
+        inside = response["report"][f"{name}_low_bytes"] <= measured <= response["report"][f"{name}_high_bytes"]
     rounding = case.get("rounding_bytes", 0) if figure != "steady_bytes" else case.get("steady_rounding_bytes", 0)
     return Pair(case["id"], response["report"][figure], measured, rounding, inside)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from vrameter.engines import Answer, Ask
-from vrameter.ledger import Basis, Item, Ledger, item
+from vrameter.ledger import Basis, Held, Item, Ledger, item
 from vrameter.memory import optimizer as opt
 from vrameter.memory import runtime
 from vrameter.training.advice import changes, limits
@@ -22,6 +22,12 @@ from vrameter.units import MIB, ceil_div
 
 PHASES = ("load", "forward", "loss", "backward", "step", "save")
 WORKING = ("forward", "loss", "backward", "step")
+# What each figure counts: live tensors, the allocator around them, the driver outside it.
+HELD: dict[str, tuple[Held, ...]] = {
+    "peak_allocated": ("tensors",),
+    "peak_reserved": ("tensors", "allocator"),
+    "peak_used": ("tensors", "allocator", "driver"),
+}
 # What is placed once and stays.
 PLACED = ("weights", "adapters", "master_weights", "optimizer_state", "ema")
 
@@ -108,6 +114,10 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
         "peak_used_bytes": peak.used,
         "first_logged_peak_bytes": peak.allocated - static.state,
     }
+    for name, held in HELD.items():
+        alive = [each for each in ledger.items if each.held in held]
+        report[f"{name}_low_bytes"] = max(sum(each.low for each in alive if phase in each.phases) for phase in PHASES)
+        report[f"{name}_high_bytes"] = max(sum(each.high for each in alive if phase in each.phases) for phase in PHASES)
     for phase in PHASES:
         report[f"{phase}_bytes"] = ledger.at(phase, held=("tensors",))
     return ledger, report

@@ -206,8 +206,7 @@ def setup(response: Mapping[str, Any]) -> str:
     length = next((settings[name] for name in LENGTHS if settings.get(name)), None)
     if length:
         parts.append(tr("%(tokens)s tokens", tokens=f"{length:,}"))
-    if settings.get("seq_len"):
-        parts.append(tr("%(tokens)s tokens", tokens=f"{settings['seq_len']:,}"))
+    if settings.get("micro_batch"):
         parts.append(tr("%(count)s at once", count=settings["micro_batch"]))
         parts.append(f"{settings['finetuning']}, {settings['optimizer']}")
     if settings.get("batch_size"):

@@ -17,7 +17,7 @@ sys.path[:0] = [str(ROOT)]
 
 from benchmarks.scores import COLUMNS, Score, markdown_table, percent, row, text_table  # noqa: E402
 
-AREAS = ("published", "weights", "engines_vllm", "engines_llamacpp", "diffusion")
+AREAS = ("published", "weights", "engines_vllm", "engines_llamacpp", "diffusion", "training")
 BASELINE = ROOT / "benchmarks" / "baseline.json"
 PAGE = ROOT / "docs" / "accuracy.md"
 MARKS = ("<!-- accuracy -->", "<!-- /accuracy -->")

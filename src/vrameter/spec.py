@@ -51,10 +51,20 @@ class Parallelism(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     expert_tensor: Annotated[int, Meta(ge=1, le=4096, description="devices that split each expert")] | None = None
     virtual_pipeline: Annotated[int, Meta(ge=1, le=4096, description="turns that a stage takes in a pipeline")] = 1
     context: Annotated[int, Meta(ge=1, le=4096, description="devices that split the tokens")] = 1
-    sequence: bool = False
-    zero_stage: Annotated[int, Meta(ge=0, le=3)] = 0
-    fsdp: str | None = None
-    offload: str | None = None
+    sequence: Annotated[
+        bool, Meta(description="whether tensor-parallel devices split the tokens outside the matrices")
+    ] = False
+    zero_stage: Annotated[
+        int,
+        Meta(
+            ge=0, le=3, description="what data-parallel copies share: 1 optimizer state, 2 gradients too, 3 weights too"
+        ),
+    ] = 0
+    fsdp: (
+        Annotated[str, Meta(description="fully sharded data parallel: full_shard, shard_grad_op, hybrid_shard, ...")]
+        | None
+    ) = None
+    offload: Annotated[str, Meta(description="what is kept in host memory: optimizer, parameters, ...")] | None = None
 
     @property
     def num_devices(self) -> int:

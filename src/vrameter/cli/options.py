@@ -126,7 +126,41 @@ def _degree_options() -> list[click.Parameter]:
             help=help_of(hints[name]),
         )
         for name in ("tensor", "pipeline", "data", "expert", "context")
-    ]
+    ] + (_sharding_options(hints) if _trains() else [])
+
+
+# Degrees of parallelism that only training has, with their flags.
+SHARDING = {
+    "expert_tensor": "--expert-tensor-parallel", "virtual_pipeline": "--virtual-pipeline", "sequence": "--sequence-parallel",
+    "zero_stage": "--zero-stage", "fsdp": "--fsdp", "offload": "--offload",
+}  # fmt: skip
+
+
+def _trains() -> bool:
+    from vrameter.cli import asked
+
+    return asked("--task") == "training"
+
+
+def _sharding_options(hints: dict[str, Any]) -> list[click.Parameter]:
+    """Return the flags of how training is shared, under the names of the request's fields."""
+    options: list[click.Parameter] = []
+    for name, flag in SHARDING.items():
+        if name == "sequence":
+            options.append(
+                click.Option([flag, f"degree_{name}"], is_flag=True, default=None, help=help_of(hints[name]))
+            )
+        else:
+            kind = click.STRING if name in ("fsdp", "offload") else Whole()
+            options.append(
+                click.Option(
+                    [flag, f"degree_{name}"],
+                    type=kind,
+                    metavar="NAME" if kind is click.STRING else "N",
+                    help=help_of(hints[name]),
+                )
+            )
+    return options
 
 
 def _settings_struct() -> type[Any] | None:
@@ -299,11 +333,14 @@ def request_of(model: str | None, given: dict[str, Any]) -> dict[str, Any]:
         if name in given and given[name] is not None and name not in ("model", "settings", "parallelism"):
             request[name] = given[name]
     degrees = {name: given[f"{name}_parallel"] for name in SHORT if given.get(f"{name}_parallel") is not None}
+    degrees |= {name: given[f"degree_{name}"] for name in SHARDING if given.get(f"degree_{name}") is not None}
     if degrees:
         request["parallelism"] = degrees
     struct = _settings_struct()
     settings = {name: given[name] for name in struct.__struct_fields__ if given.get(name) is not None} if struct else {}
     settings.update(_named_settings(given.get("set") or ()))
+    if _trains() and request.get("device") is not None:
+        settings.setdefault("advise", True)
     if settings:
         request["settings"] = settings
     return request

@@ -243,7 +243,7 @@ def static_of(holding: Holding) -> Static:
     fresh += side_gradients * adapter_element
     if asked.settings.optimizer_in_backward or rule.gradient_free:
         fresh = 0
-    if asked.settings.offload_gradients:
+    if asked.settings.offload_gradients or asked.offloads_weights:
         fresh = 0
     step = 0
     if not asked.offloads_optimizer:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from math import prod
 
+from vrameter.errors import RequestError
+from vrameter.i18n import tr
 from vrameter.model.architecture import Attention, FeedForward, Layer, Tensor
 from vrameter.training.graph import Value, Weight
 from vrameter.training.programs.scene import Scene, by_slot, norms_of
@@ -31,6 +33,10 @@ def layer(scene: Scene, block: Layer, x: Value) -> Value:
         attended = attention(scene, mixer, normed)
         second = normed if len(norms) == 1 else norm(scene, x, norms[1])
         return graph.add(graph.add(perceptron(scene, feed, second), attended), x)
+    if len(norms) < 2:
+        raise RequestError(
+            tr("LitGPT's block has a norm before attention and one before the MLP; this layer has fewer.")
+        )
     sandwich = len(norms) >= 4
     normed = norm(scene, x, norms[0])
     attended = attention(scene, mixer, normed)

@@ -19,6 +19,7 @@ def test_public_names() -> None:
         "batch",
         "estimate",
         "inspect",
+        "read",
         "read_config",
         "rule_of_thumb",
     ]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vrameter.memory.rule_of_thumb import rule_of_thumb
     from vrameter.model.architecture import Architecture
     from vrameter.model.read import read_config
+    from vrameter.reading import read
     from vrameter.response import Response, estimate
     from vrameter.spec import DeviceSpec, Parallelism, Request
 
@@ -31,6 +32,7 @@ _PUBLIC = {
     "VrameterError": "vrameter.errors",
     "batch": "vrameter.jsonlines",
     "estimate": "vrameter.response",
+    "read": "vrameter.reading",
     "inspect": "vrameter.inspection",
     "read_config": "vrameter.model.read",
     "rule_of_thumb": "vrameter.memory.rule_of_thumb",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from vrameter.errors import VrameterError
 from vrameter.i18n import LANGUAGES, set_language, tr
 
-COMMANDS = ("estimate", "explain", "inspect", "batch", "models", "devices", "dtypes")
+COMMANDS = ("estimate", "explain", "inspect", "read", "batch", "models", "devices", "dtypes")
 
 
 _arguments: list[str] = []

@@ -107,3 +107,19 @@ def write_explanation(response: Mapping[str, Any], items: Sequence[Mapping[str, 
         if format_ == "human":
             warn(response["warnings"])
     return 0
+
+
+def write_reading(answer: Mapping[str, Any], format_: str, *, check: bool) -> int:
+    """Write what was read from a configuration or a command, and the answer to it."""
+    response = answer["response"]
+    if format_ == "quiet":
+        return write_response(response, format_, check=check)
+    if format_ == "json":
+        write_json(answer)
+        return status_of(response, check=check)
+    from vrameter.render.reading import reading_markdown, reading_text
+
+    write_text((reading_text if format_ == "human" else reading_markdown)(answer) + "\n")
+    status = write_response(response, format_, check=check)
+    warn(answer["notes"])
+    return status

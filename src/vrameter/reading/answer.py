@@ -1,0 +1,153 @@
+"""A file or a command -> what it asks for and the answer to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vrameter.errors import SourceError
+from vrameter.i18n import tr
+from vrameter.reading.documents import MAX_BYTES
+from vrameter.reading.draft import Reading
+from vrameter.reading.texts import read_text
+
+# Settings of training whose defaults decide much: they are told where the source leaves them to the stack.
+_TOLD = ("finetuning", "precision", "optimizer", "micro_batch", "seq_len", "recompute", "attn_implementation", "loss")
+
+
+def read(source: str | Path, *, format: str | None = None, **overrides: Any) -> dict[str, Any]:
+    """Return what a configuration file or a command asks for, and the answer to it.
+
+    Parameters
+    ----------
+    source
+        Path of a file, a command, or the text of a configuration.
+    format
+        The format, where its content does not tell: ``axolotl``, ``torchtune``, ...
+    overrides
+        Fields of the request that stand above what was read: ``model``, ``device``, ``num_devices``, ``settings``, ...
+
+    Returns
+    -------
+    dict
+        ``format``, ``request``, ``understood``, ``assumed``, ``ignored``, ``notes`` and ``response``.
+
+    Raises
+    ------
+    VrameterError
+        For a source that cannot be read, contradicts itself, or cannot be answered.
+
+    Examples
+    --------
+    >>> answer = read("vllm serve llama-3.1-8b --max-model-len 8192 --gpu-memory-utilization 0.9", device="h100")
+    >>> answer["request"]["settings"]["max_model_len"], answer["response"]["devices"][0]["fits"]
+    (8192, True)
+    """
+    from vrameter.response import estimate
+
+    reading = _reading(source, format)
+    request = _overridden(reading.request, overrides)
+    answer = {**reading.to_dict(), "request": request}
+    for target in [each for each in answer["assumed"] if _overrides(overrides, each)]:
+        del answer["assumed"][target]
+    if "model" not in request:
+        from vrameter.errors import RequestError
+
+        raise RequestError(
+            tr("model: the %(format)s configuration names none.", format=reading.format), field="model",
+            hint=tr("Give it: %(expected)s.", expected="--model llama-3.1-8b"),
+        )  # fmt: skip
+    _settle_devices(request, assumed="num_devices" in answer["assumed"])
+    answer["response"] = estimate(request)
+    settings = answer["response"]["request"].get("settings", {})
+    if request.get("task") == "training":
+        for name in _TOLD:
+            if settings.get(name) is not None and name not in request.get("settings", {}):
+                why = tr("the default of %(format)s", format=request.get("engine", "transformers"))
+                answer["assumed"].setdefault(f"settings.{name}", {"value": settings[name], "why": why})
+    return answer
+
+
+def _reading(source: str | Path, format: str | None) -> Reading:
+    text = str(source)
+    path = Path(text)
+    if "\n" not in text and len(text) < 4096 and _is_file(path):
+        folder = path.parent
+        return read_text(_text_of(path), name=path.name, format=format, open=lambda name: _beside(folder, name))
+    if isinstance(source, Path) or (" " not in text.strip() and "\n" not in text):
+        raise SourceError(
+            tr("FILE: '%(value)s' cannot be read (%(reason)s).", value=text[:80], reason=tr("there is no such file")),
+            field="FILE",
+            hint=tr("Give a configuration file, or a command in quotes: %(expected)s", expected="vrameter read 'vllm serve MODEL --max-model-len 8192'"),
+        )  # fmt: skip
+    return read_text(text, name=tr("the command"), format=format, open=lambda name: _beside(Path(), name))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _text_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES * 4 + 1)
+    except OSError as error:
+        raise SourceError(
+            tr("FILE: '%(value)s' cannot be read (%(reason)s).", value=str(path)[:80], reason=error.strerror or ""), field="FILE",
+            hint=tr("Give a configuration file, or a command in quotes."),
+        ) from None  # fmt: skip
+    return data.decode("utf-8-sig", errors="replace")
+
+
+def _beside(folder: Path, name: str) -> str:
+    """Return the text of a file that a source names: beside the source, above it, or from here."""
+    if "\0" in name or len(name) > 1024:
+        raise FileNotFoundError(name)
+    for place in (
+        folder / name,
+        *(parent / name for parent in list(folder.absolute().parents)[:3]),
+        folder / Path(name).name,
+        Path(name),
+    ):
+        if _is_file(place):
+            return _text_of(place)
+    raise FileNotFoundError(name)
+
+
+def _overridden(request: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request with fields of another put over it; settings and degrees one by one."""
+    merged = dict(request)
+    for name, value in overrides.items():
+        held = merged.get(name)
+        if isinstance(held, dict) and isinstance(value, Mapping) and name in ("settings", "parallelism"):
+            merged[name] = {**held, **value}
+        elif value is not None:
+            merged[name] = value
+    if not isinstance(merged.get("engine"), str):
+        merged["engine"] = "transformers"
+    return merged
+
+
+def _overrides(overrides: Mapping[str, Any], target: str) -> bool:
+    head, _, rest = target.partition(".")
+    inner = overrides.get(head)
+    return inner is not None and (not rest or not isinstance(inner, Mapping) or rest in inner)
+
+
+def _settle_devices(request: dict[str, Any], *, assumed: bool) -> None:
+    """Let a number of devices that was only assumed give way to the device's own (``8xh100``)."""
+    device = request.get("device")
+    if not assumed or not isinstance(device, str):
+        return
+    from vrameter.devices import parse_devices
+
+    count, _ = parse_devices(device)
+    if count and count > 1:
+        del request["num_devices"]
+
+
+__all__ = ["read"]

@@ -1,0 +1,289 @@
+"""transformers' ``TrainingArguments`` and TRL's configs, from JSON, YAML or flags.
+
+References
+----------
+.. [1] transformers, ``training_args.py``; TRL, ``SFTConfig``, ``DPOConfig``, ``GRPOConfig``, ``ORPOConfig``, ``KTOConfig``,
+       ``ModelConfig``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vrameter.i18n import tr
+from vrameter.reading.documents import parse
+from vrameter.reading.draft import Draft, Table, ignored, refused, to, together
+from vrameter.reading.formats import deepspeed
+from vrameter.reading.shared import (
+    adapter,
+    frozen_in_full,
+    fsdp_options,
+    fsdp_words,
+    half_precision,
+    one_device,
+    packed_base,
+    recompute,
+)
+from vrameter.reading.values import choice, dtype, name, positive, switch
+
+ATTENTION = choice(
+    eager="eager", sdpa="sdpa", flash_attention_2="flash_attention_2", flash_attention_3="flash_attention_3",
+    flex_attention="flex_attention", flash_attn="flash_attention_2", flash_attention="flash_attention_2",
+    flash_attn_2="flash_attention_2", fa2="flash_attention_2", auto=None,
+)  # fmt: skip
+
+# Keys of the Trainer that other configurations built on it share.
+BASE: Table = {
+    "gradient_accumulation_steps": to("settings.grad_accumulation", positive),
+    "torch_compile": to("settings.compile", switch),
+    "optim_args": to("settings.optimizer_args", name),
+    "padding_free": to("settings.padding_free", switch),
+    "packing": to("settings.packing", lambda value: switch(value)),
+    "activation_offloading": to("settings.activation_offload", switch),
+    **together(
+        "bf16 fp16 tf32 half_precision_backend optim adafactor gradient_checkpointing gradient_checkpointing_kwargs deepspeed fsdp "
+        "fsdp_config use_liger_kernel use_liger liger_kernel_config torch_compile_backend torch_compile_mode accelerator_config "
+        "fsdp_transformer_layer_cls_to_wrap local_rank parallelism_config optim_target_modules"
+    ),
+    **ignored(
+        "course",
+        "learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_ratio warmup_steps weight_decay adam_beta1 adam_beta2 "
+        "adam_epsilon max_grad_norm num_train_epochs max_steps seed data_seed label_smoothing_factor full_determinism use_cpu "
+        "no_cuda use_mps_device neftune_noise_alpha average_tokens_across_devices fp16_opt_level fp16_backend ddp_timeout "
+        "ddp_backend ddp_broadcast_buffers jit_mode_eval use_ipex tpu_num_cores past_index torchdynamo ray_scope "
+        "enable_jit_checkpoint project trackio_space_id",
+    ),
+    **ignored(
+        "unmodelled",
+        "ddp_find_unused_parameters ddp_bucket_cap_mb torch_empty_cache_steps auto_find_batch_size ddp_static_graph "
+        "auto_find_batch_size_steps",
+    ),
+    **ignored(
+        "files",
+        "output_dir overwrite_output_dir logging_dir logging_strategy logging_first_step logging_steps logging_nan_inf_filter "
+        "log_level log_level_replica log_on_each_node save_strategy save_steps save_total_limit save_safetensors "
+        "save_on_each_node save_only_model restore_callback_states_from_checkpoint run_name disable_tqdm report_to hub_model_id "
+        "hub_strategy hub_token hub_private_repo hub_always_push hub_revision push_to_hub push_to_hub_model_id "
+        "push_to_hub_organization push_to_hub_token resume_from_checkpoint skip_memory_metrics debug mp_parameters cache_dir "
+        "hf_hub_token include_num_input_tokens_seen include_tokens_per_second trust_remote_code model_revision token "
+        "use_auth_token use_fast_tokenizer tokenizer_name tokenizer_name_or_path config_name overwrite_cache low_cpu_mem_usage "
+        "logging_stepss wandb_project create_new_output_dir",
+    ),
+    **ignored(
+        "data",
+        "group_by_length length_column_name dataloader_drop_last dataloader_num_workers dataloader_pin_memory "
+        "dataloader_persistent_workers dataloader_prefetch_factor remove_unused_columns label_names ignore_data_skip split_batches "
+        "dispatch_batches dataset_name dataset_config dataset_config_name dataset_train_split dataset_test_split dataset_streaming "
+        "dataset_kwargs dataset_num_proc dataset_text_field dataset_batch_size train_file validation_file test_file "
+        "preprocessing_num_workers max_train_samples streaming validation_split_percentage train_on_inputs chat_template_path "
+        "ignore_bias_buffers chars_per_token pad_token eos_token truncation_mode completion_only_loss assistant_only_loss "
+        "packing_strategy pad_to_multiple_of shuffle_dataset datasets mixture skip_prepare_dataset label_pad_token_id "
+        "padding_value tools keep_linebreaks line_by_line pad_to_max_length train_sampling_strategy",
+    ),
+    **ignored(
+        "evaluation",
+        "do_train do_eval do_predict eval_strategy evaluation_strategy prediction_loss_only per_device_eval_batch_size "
+        "per_gpu_eval_batch_size eval_accumulation_steps eval_delay eval_steps eval_on_start eval_do_concat_batches "
+        "eval_use_gather_object batch_eval_metrics include_inputs_for_metrics include_for_metrics metric_for_best_model "
+        "greater_is_better load_best_model_at_end fp16_full_eval bf16_full_eval eval_packing generate_during_eval "
+        "max_eval_samples max_predict_samples predict_with_generate num_sample_generations",
+    ),
+}  # fmt: skip
+
+TABLE: Table = {
+    **BASE,
+    "model_name_or_path": to("model", name),
+    "model_name": to("model", name),
+    "model_id": to("model", name),
+    "per_device_train_batch_size": to("settings.micro_batch", positive),
+    "per_gpu_train_batch_size": to("settings.micro_batch", positive),
+    "attn_implementation": to("settings.attn_implementation", ATTENTION),
+    "torch_dtype": to("dtype", dtype),
+    "dtype": to("dtype", dtype),
+    "ref_model": to("settings.ref_model", lambda value: True),
+    "ref_model_name_or_path": to("settings.ref_model", lambda value: True),
+    "reward_model_path": to("settings.reward_model", name),
+    "reward_model_name_or_path": to("settings.reward_model", name),
+    "num_generations": to("settings.num_generations", positive),
+    "vllm_gpu_memory_utilization": to("settings.rollout_memory_utilization"),
+    "vllm_enable_sleep_mode": to("settings.rollout_sleep", switch),
+    **together(
+        "max_seq_length max_length max_seq_len block_size model_max_length max_prompt_length max_completion_length beta loss_type "
+        "desirable_weight undesirable_weight use_peft lora_r lora_rank lora_alpha lora_dropout lora_target_modules target_modules "
+        "lora_modules_to_save modules_to_save lora_task_type use_rslora use_dora load_in_4bit load_in_8bit bnb_4bit_quant_type "
+        "use_bnb_nested_quant bnb_4bit_use_double_quant bnb_4bit_compute_dtype use_vllm vllm_mode precompute_ref_log_probs "
+        "lora_target_parameters r response_length use_unsloth"
+    ),
+    **ignored(
+        "course",
+        "label_smoothing cpo_alpha simpo_gamma rpo_alpha reference_free sync_ref_model ref_model_mixup_alpha ref_model_sync_steps "
+        "num_iterations epsilon epsilon_high scale_rewards reward_weights mask_truncated_completions disable_dropout "
+        "f_divergence_type f_alpha_divergence_coef discopop_tau use_weighting use_logits_to_keep delta importance_sampling_level "
+        "force_use_ref_model ld_alpha is_encoder_decoder bnb_4bit_quant_storage",
+    ),
+    **ignored("sampling", "temperature top_p top_k min_p repetition_penalty cache_implementation generation_kwargs"),
+    **ignored(
+        "unmodelled",
+        "generation_batch_size steps_per_generation vllm_server_host vllm_server_port vllm_tensor_parallel_size "
+        "vllm_guided_decoding_regex vllm_server_base_url vllm_server_timeout vllm_importance_sampling_correction "
+        "ds3_gather_for_generation base_model_attribute_name precompute_ref_batch_size vllm_max_model_length vllm_model_impl",
+    ),
+    **ignored(
+        "files", "log_completions num_completions_to_print wandb_log_unique_prompts model_init_kwargs ref_model_init_kwargs "
+        "model_adapter_name ref_adapter_name use_cache model_code_revision job_dir config reward_funcs reward_model_revision",
+    ),
+}  # fmt: skip
+DPO_LOSSES = {
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_pair", "discopop",
+    "apo_zero", "apo_down", "sigmoid_norm",
+}  # fmt: skip
+
+
+def base(draft: Draft, *, checkpointing: bool = False, why: str = "") -> None:
+    """Read the Trainer's switches that several stacks share: precision, optimizer, recompute, kernels, sharding."""
+    half_precision(draft)
+    if draft.on("tf32") and draft.asked("settings.precision") in (None, "fp32"):
+        draft.put("settings.precision", "tf32")
+    draft.used("tf32 half_precision_backend", "settings.precision")
+    if draft.has("optim"):
+        draft.settle("optim", "settings.optimizer", optimizer_name(draft.get("optim"), "optim"))
+    elif draft.on("adafactor"):
+        draft.put("settings.optimizer", "adafactor")
+    draft.used("adafactor", "settings.optimizer")
+    recompute(draft, "gradient_checkpointing", default=checkpointing, why=why)
+    kwargs = draft.get("gradient_checkpointing_kwargs")
+    if isinstance(kwargs, Mapping) and "use_reentrant" in kwargs and draft.asked("settings.recompute") == "full":
+        draft.settle("gradient_checkpointing_kwargs", "settings.recompute_reentrant", switch(kwargs["use_reentrant"]))
+    if draft.on("use_liger_kernel") or draft.on("use_liger"):
+        options = draft.get("liger_kernel_config")
+        options = options if isinstance(options, Mapping) else {}
+        draft.put("settings.fused_kernels", True)
+        if options.get("fused_linear_cross_entropy", True) is not False:
+            draft.put("settings.loss", "fused")
+    draft.used("use_liger_kernel use_liger liger_kernel_config", "settings.fused_kernels")
+    if draft.has("torch_compile_backend") or draft.has("torch_compile_mode"):
+        draft.settle("torch_compile_backend torch_compile_mode", "settings.compile", True)
+    if draft.get("fsdp") not in (None, "", [], False):
+        fsdp_words(draft, "fsdp")
+        options = document(draft, "fsdp_config")
+        if options:
+            fsdp_options(draft, options, "fsdp_config")
+            draft.used("fsdp_config", "parallelism.fsdp")
+    if draft.has("deepspeed") and draft.get("deepspeed") is not False:
+        deepspeed.read_named(draft, draft.get("deepspeed"), draft.waiting.pop("deepspeed"))
+
+
+def document(draft: Draft, key: str) -> dict[str, Any]:
+    """Return an object that a key holds or names a file of."""
+    value = draft.get(key)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, str) and draft.open is not None:
+        try:
+            return parse(draft.open(value), name=value) or {}
+        except FileNotFoundError:
+            draft.note(tr("%(key)s: '%(value)s' cannot be read; give it beside this file.", key=key, value=value[:80]))
+    return {}
+
+
+def optimizer_name(value: Any, key: str) -> str:
+    """Return an optimizer that is known here, or refuse its name."""
+    from vrameter.errors import UnknownNameError, closest
+    from vrameter.memory.optimizer import OPTIMIZERS, optimizer
+
+    text = name(value)
+    try:
+        optimizer(text)
+    except UnknownNameError:
+        near = closest(text, OPTIMIZERS)
+        raise refused(key, text, tr("one of %(names)s", names=", ".join(near or OPTIMIZERS))) from None
+    return text
+
+
+def finish(draft: Draft) -> None:
+    """Read the keys of the Trainer and of TRL that belong together."""
+    objective = draft.asked("settings.objective") or _objective(draft)
+    trl = objective is not None or draft.has("use_peft") or draft.has("max_seq_length") or draft.has("packing")
+    draft.request.setdefault("engine", "trl" if trl else "transformers")
+    base(draft)
+    if objective:
+        draft.put("settings.objective", objective)
+        draft.used("beta loss_type desirable_weight undesirable_weight", "settings.objective")
+    draft.assume("settings.precision", "fp32", tr("neither %(one)s nor %(other)s is on", one="bf16", other="fp16"))
+    _length(draft, objective)
+    packed = packed_base(
+        draft, nested="bnb_4bit_use_double_quant" if draft.has("bnb_4bit_use_double_quant") else "use_bnb_nested_quant",
+        kind="bnb_4bit_quant_type",
+    )  # fmt: skip
+    draft.used("bnb_4bit_compute_dtype", "quantization")
+    tunes = draft.on("use_peft", bool({"lora_r", "lora_rank", "r"} & draft.values.keys()))
+    if tunes:
+        draft.put("settings.finetuning", "dora" if draft.on("use_dora") else "lora")
+        rank = next((key for key in ("lora_r", "lora_rank", "r") if draft.has(key)), "lora_r")
+        targets = "target_modules" if draft.has("target_modules") else "lora_target_modules"
+        saved = "modules_to_save" if draft.has("modules_to_save") else "lora_modules_to_save"
+        defaults = {"rank": 16, "alpha": 32, "dropout": 0.05, "targets": "all-linear"}
+        adapter(
+            draft,
+            rank=rank,
+            alpha="lora_alpha",
+            dropout="lora_dropout",
+            targets=targets,
+            saved=saved,
+            defaults=defaults,
+        )
+        draft.used("use_peft use_dora use_rslora", "settings.finetuning")
+    else:
+        draft.assume("settings.finetuning", "full", tr("nothing asks for an adapter"))
+        draft.used("use_peft", "settings.finetuning")
+        if packed:
+            frozen_in_full(draft, "load_in_4bit" if packed.startswith("bnb-nf4") else "load_in_8bit")
+    if draft.get("vllm_mode") == "colocate" and draft.on("use_vllm"):
+        draft.assume("settings.rollout_memory_utilization", 0.3, tr("the default of %(format)s", format="TRL"))
+    draft.used("use_vllm vllm_mode", "settings.rollout_memory_utilization")
+    if draft.on("precompute_ref_log_probs"):
+        draft.settle("precompute_ref_log_probs", "settings.ref_model", False)
+    draft.assume("settings.micro_batch", 8, tr("the default of %(format)s", format="TrainingArguments"))
+    one_device(draft)
+
+
+def _objective(draft: Draft) -> str | None:
+    loss = str(draft.get("loss_type", "")).lower()
+    if draft.asked("settings.num_generations"):
+        return "grpo"
+    if draft.has("desirable_weight") or draft.has("undesirable_weight"):
+        return "kto"
+    if loss in ("simpo", "cpo"):
+        return loss
+    if loss in DPO_LOSSES:
+        return "ipo" if loss == "ipo" else "dpo"
+    if draft.has("beta"):
+        draft.note(
+            tr("beta tells of preference training without saying which: DPO is assumed; say --objective orpo, kto, ...")
+        )
+        draft.assumed["settings.objective"] = {"value": "dpo", "why": tr("beta alone does not tell which")}
+        return "dpo"
+    return None
+
+
+def _length(draft: Draft, objective: str | None) -> None:
+    for key in ("max_seq_length", "max_length", "max_seq_len", "block_size", "model_max_length"):
+        length = draft.number(key)
+        if length is not None:
+            draft.settle(key, "settings.seq_len", length)
+            draft.used("max_prompt_length max_completion_length", "settings.seq_len")
+            return
+    prompt, answer = (
+        draft.number("max_prompt_length"),
+        draft.number("max_completion_length") or draft.number("response_length"),
+    )
+    if objective in ("grpo", "rloo", "ppo"):
+        prompt, answer = prompt or 512, answer or 256
+    if prompt and answer:
+        draft.settle("max_prompt_length max_completion_length response_length", "settings.seq_len", prompt + answer)
+    elif draft.asked("engine") == "trl":
+        draft.assume("settings.seq_len", 1024, tr("the default of %(format)s", format="TRL"))
+
+
+__all__ = ["ATTENTION", "BASE", "TABLE", "base", "document", "finish", "optimizer_name"]

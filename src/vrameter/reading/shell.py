@@ -1,0 +1,121 @@
+"""Commands and shell scripts as words. Nothing is run: variables that a script sets are put in, what it computes stays as it is.
+
+>>> flags("--bf16 --lr 1e-4 --names a b".split())[0]
+{'bf16': True, 'lr': '1e-4', 'names': ['a', 'b']}
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+
+_ASSIGNMENT = re.compile(r"(?:export\s+|local\s+)?([A-Za-z_]\w*)=(.*)", re.S)
+_ARRAY = re.compile(r"([A-Za-z_]\w*)\+?=\(([^()]*)\)")
+_VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?:\[[@*]\])?(?::?[-=]([^{}]*))?\}|\$([A-Za-z_]\w*)")
+MAX_WORDS = 20_000
+Words = list[str]
+
+
+def commands(text: str) -> list[tuple[dict[str, str], Words]]:
+    """Return the commands of a text, each with the variables that are set before it."""
+    text = re.sub(r"\\\r?\n", " ", text)
+    variables: dict[str, str] = {}
+
+    def array(match: re.Match[str]) -> str:
+        inner = re.sub(r"(?m)(^|\s)#.*$", " ", match[2])
+        variables[match[1]] = " ".join(inner.split())
+        return ""
+
+    text = _ARRAY.sub(array, text)
+    found: list[tuple[dict[str, str], Words]] = []
+    for line in _logical_lines(text):
+        for part in re.split(r"\s(?:&&|\|\||;)\s|;\s*$", line):
+            words = _words(_filled(part, variables))
+            own = dict(variables)
+            while words and (match := _ASSIGNMENT.fullmatch(words[0])):
+                own[match[1]] = match[2]
+                words = words[1:]
+            if words and words[0] in ("export", "set", "local"):
+                for word in words[1:]:
+                    if match := _ASSIGNMENT.fullmatch(word):
+                        variables[match[1]] = match[2]
+            elif words:
+                found.append((own, words))
+            else:
+                variables = own
+    return found
+
+
+def _logical_lines(text: str) -> Iterable[str]:
+    """Yield lines, those whose quotes are open joined with the next."""
+    held = ""
+    for line in text.splitlines():
+        held = f"{held}\n{line}" if held else line
+        if (held.count('"') % 2 == 0 and held.count("'") % 2 == 0) or len(held) > 2**14:
+            if held.strip() and not held.lstrip().startswith("#"):
+                yield held
+            held = ""
+    if held.strip() and not held.lstrip().startswith("#"):
+        yield held
+
+
+def _filled(text: str, variables: dict[str, str]) -> str:
+    """Return a text with variables put in; those that are not set stay."""
+    for _ in range(4):
+        filled = _VARIABLE.sub(lambda match: _value(match, variables), text)
+        if filled == text or len(filled) > 2**18:
+            break
+        text = filled
+    return text
+
+
+def _value(match: re.Match[str], variables: dict[str, str]) -> str:
+    name = match[1] or match[3]
+    if name in variables:
+        return variables[name]
+    return match[2] if match[2] is not None else match[0]
+
+
+def _words(text: str) -> Words:
+    try:
+        return shlex.split(text, comments=True)[:MAX_WORDS]
+    except ValueError:
+        return text.replace('"', " ").replace("'", " ").split()[:MAX_WORDS]
+
+
+def is_flag(word: str) -> bool:
+    """Say whether a word is a flag, not a negative number."""
+    return len(word) > 1 and word[0] == "-" and not word[1].isdigit() and word[1] != "."
+
+
+def flags(words: Sequence[str]) -> tuple[dict[str, object], Words]:
+    """Return flags with their values, under names with underscores, and the words before the first flag.
+
+    A flag without a value is True; one with several has a list.
+    """
+    found: dict[str, object] = {}
+    loose: Words = []
+    current: str | None = None
+    for word in words:
+        if is_flag(word):
+            name, equals, value = word.lstrip("-").partition("=")
+            current = name.replace("-", "_")
+            if not equals:
+                held = found.get(current, True)
+                found[current] = True if held is True else _listed(held)
+            else:
+                found[current] = (
+                    [*_listed(found[current]), value] if current in found and found[current] is not True else value
+                )
+                current = None
+        elif current is None:
+            loose.append(word)
+        else:
+            held = found[current]
+            found[current] = word if held is True else [*_listed(held), word]
+    return found, loose
+
+
+def _listed(value: object) -> list[object]:
+    return list(value) if isinstance(value, list) else [value]

@@ -40,7 +40,7 @@ _PUBLIC = {
 
 __all__ = [
     "Architecture", "DeviceSpec", "Parallelism", "Request", "Response", "VrameterError", "__version__", "batch", "estimate", "inspect",
-    "read_config", "rule_of_thumb",
+    "read", "read_config", "rule_of_thumb",
 ]  # fmt: skip
 
 

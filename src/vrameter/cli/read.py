@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Any
 
@@ -17,7 +18,7 @@ def command() -> click.Command:
         "read",
         callback=run,
         params=[
-            click.Argument(["source"], nargs=1, metavar="FILE|COMMAND"),
+            click.Argument(["source"], nargs=-1, required=True, metavar="FILE|COMMAND"),
             click.Option(
                 ["--model", "-m"], metavar="NAME", help=tr("the model, where the source names none or another")
             ),
@@ -26,13 +27,13 @@ def command() -> click.Command:
             *output_options(),
         ],
         help=tr(
-            "Answer for a configuration file of a training stack or a serving command (in quotes; - reads standard input), "
+            "Answer for a configuration file of a training stack or a serving command (in quotes or after --; - reads standard input), "
             "and say what was understood, assumed and ignored."
         ),
     )
 
 
-def run(source: str, model: str | None, as_: str | None, format_: str, check: bool, **given: Any) -> int:
+def run(source: tuple[str, ...], model: str | None, as_: str | None, format_: str, check: bool, **given: Any) -> int:
     """Read, answer, and tell both."""
     from vrameter.cli.write import write_reading
     from vrameter.reading import read
@@ -40,8 +41,9 @@ def run(source: str, model: str | None, as_: str | None, format_: str, check: bo
     asked = request_of(model or ("" if given.get("config") else "-"), given)
     if not model and not given.get("config"):
         del asked["model"]
-    if source == "-":
+    text = source[0] if len(source) == 1 else shlex.join(source)
+    if text == "-":
         from vrameter.reading.documents import MAX_BYTES
 
-        source = sys.stdin.read(MAX_BYTES + 1) + "\n"
-    return write_reading(read(source, format=as_, **asked), format_, check=check)
+        text = sys.stdin.read(MAX_BYTES + 1) + "\n"
+    return write_reading(read(text, format=as_, **asked), format_, check=check)

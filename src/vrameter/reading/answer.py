@@ -65,6 +65,8 @@ def read(source: str | Path, *, format: str | None = None, **overrides: Any) -> 
         for name in _TOLD:
             if settings.get(name) is not None and name not in request.get("settings", {}):
                 why = tr("the default of %(format)s", format=request.get("engine", "transformers"))
+                if name in ("micro_batch", "seq_len", "finetuning"):
+                    why = tr("the source does not say")
                 answer["assumed"].setdefault(f"settings.{name}", {"value": settings[name], "why": why})
     return answer
 

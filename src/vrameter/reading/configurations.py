@@ -57,7 +57,7 @@ def format_of(tree: Mapping[str, Any]) -> str | None:
     best = max(scores, key=lambda kind: scores[kind])
     if scores[best] < 2:
         return None
-    if best == "transformers" and scores["trl"] >= scores[best]:
+    if best == "transformers" and keys & set(FORMATS["trl"][1].split()):
         best = "trl"
     return best
 

@@ -102,11 +102,11 @@ def _yaml(text: str, name: str) -> Any:
                 field=name,
                 hint=tr("Give the configuration file itself, not data or a log."),
             )
-        return loader.construct_document(node)  # type: ignore[no-untyped-call]
+        return loader.construct_document(node)
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError) as error:
         raise _broken(name, "YAML", getattr(error, "problem", None) or error) from None
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def _weight(node: Any, known: dict[int, int], depth: int) -> int:

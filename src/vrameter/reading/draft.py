@@ -120,13 +120,18 @@ class Draft:
 
     # Keys -----------------------------------------------------------------------------------------------------------
 
-    def take(self, tree: Mapping[str, Any], table: Table, *, prefix: str = "", path: str = "") -> None:
-        """Send every key of a tree through a table; `prefix` is what a reader sees before the key."""
+    def take(
+        self, tree: Mapping[str, Any], table: Table, *, prefix: str = "", path: str = "", above: Rule | None = None
+    ) -> None:
+        """Send every key of a tree through a table.
+
+        `prefix` is what a reader sees before the key; `above` the rule of the object that holds it, for keys without one.
+        """
         for name, value in tree.items():
             key, shown = f"{path}{name}", f"{prefix}{path}{name}"
-            rule = table.get(key)
-            if rule is None and isinstance(value, Mapping) and any(each.startswith(f"{key}.") for each in table):
-                self.take(value, table, prefix=prefix, path=f"{key}.")
+            rule = table.get(key, above)
+            if isinstance(value, Mapping) and value and any(each.startswith(f"{key}.") for each in table):
+                self.take(value, table, prefix=prefix, path=f"{key}.", above=rule if rule and rule.reason else None)
             elif rule is None:
                 self._unknown(key, shown, value, table)
             elif rule.reason:
@@ -247,7 +252,8 @@ class Draft:
     def close(self) -> None:
         """Write down that keys which still wait had no effect."""
         for key, shown in self.waiting.items():
-            self.ignore(shown, self.values.get(key), reason_text("unused"))
+            value = self.values.get(key)
+            self.ignore(shown, value, reason_text("default" if value == "auto" else "unused"))
         self.waiting.clear()
 
     def done(self) -> Reading:

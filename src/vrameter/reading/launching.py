@@ -93,7 +93,7 @@ def read(draft: Draft, command: Command) -> bool:
         return False
     _visible_devices(draft, variables)
     name = program(words)
-    rest = list(words[3:] if words[1:2] == ["-m"] else words[1:])
+    rest = list(words[3:] if words[2:3] == [name] and words[1] == "-m" else words[1:])
     if name in ("docker", "podman"):
         return _container(draft, rest)
     if name in ("vllm", "sglang") and rest[:1] == ["serve"]:
@@ -221,6 +221,8 @@ def _launched(draft: Draft, variables: Mapping[str, str], words: Words, reader: 
 
 
 def _count(value: Any) -> int | None:
+    # A launcher's flag may be followed by the script's name.
+    value = value[0] if isinstance(value, list) and value else value
     try:
         return max(0, whole(value))
     except Unfit:

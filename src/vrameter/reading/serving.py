@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
 
 from vrameter.i18n import tr
-from vrameter.reading.draft import Draft, Rule, Table, ignored, to
+from vrameter.reading.draft import Draft, Rule, Table, ignored, reason_text, to
 from vrameter.reading.values import Unfit, choice, dtype, name, positive, real, switch, whole
 from vrameter.settings import struct_of
 
@@ -143,6 +143,10 @@ TABLES: dict[str, Table] = {
 def read(draft: Draft, flags: Mapping[str, Any], engine: str) -> None:
     """Read a server's flags into a draft."""
     draft.request["engine"] = engine
+    if engine not in ("llama.cpp", "ollama") and draft.request.pop("num_devices", None):
+        # These servers take as many devices as their degrees of parallelism ask for, however many they see.
+        draft.understood.pop("CUDA_VISIBLE_DEVICES", None)
+        draft.ignore("CUDA_VISIBLE_DEVICES", None, reason_text("unused"))
     draft.take(flags, _with_struct(engine))
     if engine == "llama.cpp":
         _llama(draft)

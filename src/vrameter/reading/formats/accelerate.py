@@ -105,6 +105,7 @@ def _deepspeed(part: Draft, prefix: str) -> None:
     where = "all" if state and weights else "optimizer" if state else "parameters" if weights else None
     inner.settle("offload_optimizer_device offload_param_device", "parallelism.offload", where)
     part.used("deepspeed_config", "parallelism.zero_stage")
+    deepspeed.stored(part)
     inner.close()
 
 

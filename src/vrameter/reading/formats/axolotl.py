@@ -21,7 +21,6 @@ TABLE: Table = {
     "sequence_len": to("settings.seq_len", positive),
     "micro_batch_size": to("settings.micro_batch", positive),
     "sample_packing": to("settings.packing", switch),
-    "optim_target_modules": to("settings.optimizer_name", lambda value: None),
     "context_parallel_size": to("parallelism.context", positive),
     "sequence_parallel_degree": to("parallelism.context", positive),
     "tensor_parallel_size": to("parallelism.tensor", positive),

@@ -89,6 +89,7 @@ def read_named(draft: Draft, value: Any, key: str) -> None:
         )
         return
     draft.put("parallelism.zero_stage", int(match["stage"]), key)
+    stored(draft)
     if match["offload"]:
         draft.put("parallelism.offload", "all" if match["stage"] == "3" else "optimizer")
     if reference.endswith(".json"):
@@ -124,6 +125,7 @@ def read(draft: Draft, tree: Mapping[str, Any], *, prefix: str = "") -> None:
         part.settle("zero_optimization.stage", "parallelism.zero_stage", stage)
     _offload(part, stage)
     _precision(part)
+    stored(part)
     if part.has("optimizer.type"):
         kind = name(part.get("optimizer.type")).lower()
         if kind not in OPTIMIZERS:
@@ -169,9 +171,13 @@ def _precision(part: Draft) -> None:
         )
     if half is not None:
         part.settle("bf16.enabled bfloat16.enabled fp16.enabled", "settings.precision", f"{half}-mixed")
-        part.put("dtype", half) if part.asked("dtype") is None else None
-    else:
-        part.used("bf16.enabled bfloat16.enabled fp16.enabled", "settings.precision")
+
+
+def stored(part: Draft) -> None:
+    """DeepSpeed turns the weights into the half precision that it trains in, and keeps copies in fp32 itself."""
+    half = str(part.asked("settings.precision", "")).partition("-")
+    if half[2] == "mixed" and part.asked("dtype") is None:
+        part.assume("dtype", half[0], tr("DeepSpeed turns the weights into %(name)s", name=half[0]))
 
 
 def _devices(part: Draft, total: int) -> None:

@@ -11,7 +11,7 @@ from vrameter.i18n import tr
 from vrameter.reading.draft import Draft, Table, ignored, refused, to, together
 from vrameter.reading.formats import trainer
 from vrameter.reading.shared import adapter, frozen_in_full, half_precision, one_device
-from vrameter.reading.values import choice, name, positive, switch
+from vrameter.reading.values import choice, name, positive, switch, whole
 
 STAGES = {"pt": "sft", "sft": "sft", "rm": "reward", "ppo": "ppo", "dpo": "dpo", "kto": "kto"}
 TABLE: Table = {
@@ -24,7 +24,7 @@ TABLE: Table = {
     "flash_attn": to("settings.attn_implementation", choice(
         auto=None, disabled="eager", sdpa="sdpa", fa2="flash_attention_2", fa3="flash_attention_3", true="flash_attention_2",
     )),
-    "freeze_trainable_layers": to("settings.num_trainable_layers", lambda value: abs(int(value)) or None),
+    "freeze_trainable_layers": to("settings.num_trainable_layers", lambda value: abs(whole(value)) or None),
     "ref_model": to("settings.ref_model", lambda value: True),
     "reward_model": to("settings.reward_model", name),
     **together(

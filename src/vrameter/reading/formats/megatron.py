@@ -167,6 +167,8 @@ def finish(draft: Draft) -> None:
                 "value": None,
                 "why": tr("the tokenizer's size is not stated: GPT-2's or BERT's"),
             }
+    draft.used("bf16 fp16", "settings.precision")
+    draft.used("tensor_model_parallel_size", "parallelism.tensor")
     draft.used(shaped, "model")
     draft.put("settings.finetuning", "pretrain")
     kinds = {"bf16": "bf16-mixed", "fp16": "fp16-mixed"}

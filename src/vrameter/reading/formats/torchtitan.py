@@ -21,7 +21,6 @@ TABLE: Table = {
     "compile.enable": to("settings.compile", switch),
     "training.dtype": to("dtype", choice(float32="fp32", bfloat16="bf16")),
     "training.enable_cpu_offload": to("parallelism.offload", lambda value: "cpu" if switch(value) else None),
-    "parallelism.data_parallel_replicate_degree": to("settings.optimizer_name", lambda value: None),
     "parallelism.tensor_parallel_degree": to("parallelism.tensor", positive),
     "parallelism.pipeline_parallel_degree": to("parallelism.pipeline", positive),
     "parallelism.context_parallel_degree": to("parallelism.context", positive),
@@ -36,7 +35,8 @@ TABLE: Table = {
     **together(
         "model.name model.flavor model.hf_assets_path model.tokenizer_path optimizer.name optimizer.implementation model.converters "
         "training.mixed_precision_param training.mixed_precision_reduce parallelism.data_parallel_shard_degree "
-        "training.data_parallel_shard_degree training.data_parallel_replicate_degree activation_checkpoint.mode "
+        "training.data_parallel_shard_degree training.data_parallel_replicate_degree parallelism.data_parallel_replicate_degree "
+        "activation_checkpoint.mode "
         "activation_checkpoint.selective_ac_option parallelism.pipeline_parallel_schedule experimental.pipeline_parallel_schedule "
         "parallelism.disable_loss_parallel parallelism.pipeline_parallel_microbatch_size compile.components"
     ),
@@ -94,8 +94,18 @@ def finish(draft: Draft) -> None:
     shards = draft.number(
         "parallelism.data_parallel_shard_degree", draft.number("training.data_parallel_shard_degree", -1)
     )
+    copies = (
+        draft.number(
+            "parallelism.data_parallel_replicate_degree", draft.number("training.data_parallel_replicate_degree", 1)
+        )
+        or 1
+    )
     if shards is not None and shards > 0:
-        draft.put("parallelism.data", shards)
+        draft.put("parallelism.data", shards * copies)
+    if copies > 1 and shards != 1:
+        draft.put("parallelism.fsdp", "hybrid_shard")
+        draft.note(tr("Groups of replicas are counted as shards over all devices: each device holds more."))
+    draft.used("parallelism.data_parallel_replicate_degree training.data_parallel_replicate_degree", "parallelism.data")
     draft.used("parallelism.data_parallel_shard_degree training.data_parallel_shard_degree", "parallelism.data")
     if draft.has("parallelism.pipeline_parallel_microbatch_size") and draft.asked("parallelism.pipeline", 1) > 1:
         batch = draft.asked("settings.micro_batch")

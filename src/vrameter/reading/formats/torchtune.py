@@ -34,9 +34,9 @@ TABLE: Table = {
     "model.lora_dropout": to("settings.adapter.dropout", real),
     "enable_activation_checkpointing": to("settings.recompute", lambda value: "full" if switch(value) else "none"),
     **together(
-        "model checkpointer.checkpoint_dir base_model_path optimizer._component_ optimizer.fused optimizer.foreach loss._component_ "
+        "checkpointer.checkpoint_dir base_model_path optimizer._component_ optimizer.fused optimizer.foreach loss._component_ "
         "loss.num_output_chunks model._component_ model.lora_attn_modules model.apply_lora_to_mlp model.apply_lora_to_output "
-        "model.quantize_base model.use_dora optimizer.optim_bits optimizer.momentum loss tokenizer dataset._component_"
+        "model.quantize_base model.use_dora optimizer.momentum loss dataset._component_"
     ),
     **ignored("data", "dataset tokenizer._component_ tokenizer.path tokenizer.prompt_template tokenizer.merges_file seed shuffle "
               "dataset.source dataset.split dataset.train_on_input dataset.column_map dataset.new_system_prompt dataset.data_files "

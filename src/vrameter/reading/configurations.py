@@ -68,7 +68,8 @@ def read_tree(draft: Draft, tree: Mapping[str, Any], kind: str) -> None:
     draft.format = kind
     draft.request["task"] = "training"
     if kind in ("deepspeed", "accelerate"):
-        module.read(draft, tree)
+        with draft.refusing():
+            module.read(draft, tree)
         draft.request.setdefault("engine", "transformers")
         one_device(draft)
         return
@@ -83,7 +84,8 @@ def read_tree(draft: Draft, tree: Mapping[str, Any], kind: str) -> None:
         draft.values["__all__"] = dict(tree)
     draft.take(tree, table)
     finish: Callable[[Draft], None] = module.finish
-    finish(draft)
+    with draft.refusing():
+        finish(draft)
     draft.values.pop("__all__", None)
 
 

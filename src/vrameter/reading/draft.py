@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -117,6 +118,7 @@ class Draft:
     notes: list[str] = field(default_factory=list)
     open: Opener | None = None
     waiting: dict[str, str] = field(default_factory=dict)
+    looked: str = ""
 
     # Keys -----------------------------------------------------------------------------------------------------------
 
@@ -175,6 +177,7 @@ class Draft:
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of a key that waits."""
+        self.looked = key
         return self.values.get(key, default)
 
     def on(self, key: str, default: bool = False) -> bool:
@@ -195,6 +198,15 @@ class Draft:
             return whole(value)
         except Unfit as unfit:
             raise refused(self.waiting.get(key, key), value, str(unfit)) from None
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Turn a value that does not fit into an error that names the key which was looked at last."""
+        try:
+            yield
+        except Unfit as unfit:
+            key = self.looked or self.format
+            raise refused(self.waiting.get(key, key), self.values.get(key), str(unfit)) from None
 
     def used(self, keys: str | Iterable[str], target: str) -> None:
         """Write down that keys decided a field."""

@@ -149,7 +149,8 @@ def read(draft: Draft, flags: Mapping[str, Any], engine: str) -> None:
         draft.ignore("CUDA_VISIBLE_DEVICES", None, reason_text("unused"))
     draft.take(flags, _with_struct(engine))
     if engine == "llama.cpp":
-        _llama(draft)
+        with draft.refusing():
+            _llama(draft)
     if engine == "ollama" and draft.has("from"):
         source = str(draft.get("from"))
         local = source.startswith((".", "/", "~")) or source.endswith(".gguf")

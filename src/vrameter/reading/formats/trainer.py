@@ -48,7 +48,7 @@ BASE: Table = {
     ),
     **ignored(
         "course",
-        "learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_ratio warmup_steps weight_decay adam_beta1 adam_beta2 "
+        "do_train learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_ratio warmup_steps weight_decay adam_beta1 adam_beta2 "
         "adam_epsilon max_grad_norm num_train_epochs max_steps seed data_seed label_smoothing_factor full_determinism use_cpu "
         "no_cuda use_mps_device neftune_noise_alpha average_tokens_across_devices fp16_opt_level fp16_backend ddp_timeout "
         "ddp_backend ddp_broadcast_buffers jit_mode_eval use_ipex tpu_num_cores past_index torchdynamo ray_scope "
@@ -83,7 +83,7 @@ BASE: Table = {
     ),
     **ignored(
         "evaluation",
-        "do_train do_eval do_predict eval_strategy evaluation_strategy prediction_loss_only per_device_eval_batch_size "
+        "do_eval do_predict eval_strategy evaluation_strategy prediction_loss_only per_device_eval_batch_size "
         "per_gpu_eval_batch_size eval_accumulation_steps eval_delay eval_steps eval_on_start eval_do_concat_batches "
         "eval_use_gather_object batch_eval_metrics include_inputs_for_metrics include_for_metrics metric_for_best_model "
         "greater_is_better load_best_model_at_end fp16_full_eval bf16_full_eval eval_packing generate_during_eval "

@@ -1,6 +1,6 @@
-"""What commands of the documentation name beside the catalogue: a GGUF file here, and a repository of a Hub on this machine.
+"""What commands of the documentation name beside the catalogue: a GGUF file and configurations here, and a repository of a Hub.
 
-Both are headers without weights: Llama 3.1 8B as llama.cpp quantises it, and the tensors that Qwen3-0.6B's own file lists
+File and repository are headers without weights: Llama 3.1 8B as llama.cpp quantises it, and the tensors that Qwen3-0.6B's own file lists
 (its tied head stored again).
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from vrameter.sources import catalogue
 
 GGUF = "Llama-3.1-8B-Q4_K_M.gguf"
 REPOSITORY = "Qwen/Qwen3-0.6B"
+EXAMPLES = Path(__file__).parent.parent / "tests/reading/examples"
+CONFIGURATIONS = ("llama3_lora_sft.yaml", "torchtune_8b_lora.yaml", "megatron_pretrain.sh")
 
 
 def gguf_file(folder: Path) -> Path:
@@ -53,6 +56,8 @@ def sample_files() -> Iterator[None]:
     """Work in a folder that holds the file, with a Hub that holds the repository."""
     with tempfile.TemporaryDirectory() as kept, running({REPOSITORY: repository()}) as hub:
         gguf_file(Path(kept))
+        for name in CONFIGURATIONS:
+            shutil.copy(EXAMPLES / name, kept)
         before = dict(os.environ)
         os.environ |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(Path(kept) / "hf-home")}
         here = Path.cwd()

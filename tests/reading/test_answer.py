@@ -50,11 +50,15 @@ def test_what_is_given_stands_above_what_was_read() -> None:
 def test_a_device_with_a_number_decides_how_many() -> None:
     answer = vrameter.read(EXAMPLES / "llama3_full_sft.yaml", device="8xh100-sxm-80gb")
     assert answer["response"]["request"]["num_devices"] == 8
+    assert "num_devices" not in answer["assumed"]
+    assert not any("--num-devices" in note for note in answer["notes"])
 
 
 def test_more_devices_never_need_more_each() -> None:
     used = [
-        vrameter.read(EXAMPLES / "llama3_full_sft.yaml", num_devices=count)["response"]["devices"][0]["peak"]["used_bytes"]
+        vrameter.read(EXAMPLES / "llama3_full_sft.yaml", num_devices=count)["response"]["devices"][0]["peak"][
+            "used_bytes"
+        ]
         for count in (2, 4, 8, 16)
     ]
     assert used == sorted(used, reverse=True)

@@ -10,6 +10,7 @@ from vrameter.errors import SourceError
 from vrameter.i18n import tr
 from vrameter.reading.documents import MAX_BYTES
 from vrameter.reading.draft import Reading
+from vrameter.reading.shared import without_devices
 from vrameter.reading.texts import read_text
 
 # Settings of training whose defaults decide much: they are told where the source leaves them to the stack.
@@ -58,7 +59,9 @@ def read(source: str | Path, *, format: str | None = None, **overrides: Any) -> 
             tr("model: the %(format)s configuration names none.", format=reading.format), field="model",
             hint=tr("Give it: %(expected)s.", expected="--model llama-3.1-8b"),
         )  # fmt: skip
-    _settle_devices(request, assumed="num_devices" in answer["assumed"])
+    _settle_devices(request, answer["assumed"])
+    if "num_devices" not in answer["assumed"]:
+        answer["notes"] = [note for note in answer["notes"] if note != without_devices()]
     answer["response"] = estimate(request)
     settings = answer["response"]["request"].get("settings", {})
     if request.get("task") == "training":
@@ -140,16 +143,16 @@ def _overrides(overrides: Mapping[str, Any], target: str) -> bool:
     return inner is not None and (not rest or not isinstance(inner, Mapping) or rest in inner)
 
 
-def _settle_devices(request: dict[str, Any], *, assumed: bool) -> None:
+def _settle_devices(request: dict[str, Any], assumed: dict[str, Any]) -> None:
     """Let a number of devices that was only assumed give way to the device's own (``8xh100``)."""
     device = request.get("device")
-    if not assumed or not isinstance(device, str):
+    if "num_devices" not in assumed or not isinstance(device, str):
         return
     from vrameter.devices import parse_devices
 
     count, _ = parse_devices(device)
     if count and count > 1:
-        del request["num_devices"]
+        del request["num_devices"], assumed["num_devices"]
 
 
 __all__ = ["read"]

@@ -179,6 +179,11 @@ def recompute(draft: Draft, key: str, *, default: bool, why: str = "") -> None:
         )
 
 
+def without_devices() -> str:
+    """Return the note of a sharded run that does not say over how many devices."""
+    return tr("The state is to be sharded, and nothing says over how many devices: give --num-devices.")
+
+
 def one_device(draft: Draft) -> None:
     """Assume one device where nothing tells how many."""
     degrees = draft.asked("parallelism", {})
@@ -187,7 +192,7 @@ def one_device(draft: Draft) -> None:
         product *= degrees.get(degree, 1)
     if draft.asked("num_devices") is None:
         if degrees.get("fsdp") or degrees.get("zero_stage"):
-            draft.note(tr("The state is to be sharded, and nothing says over how many devices: give --num-devices."))
+            draft.note(without_devices())
         draft.assume("num_devices", product, tr("nothing says how many processes start"))
 
 

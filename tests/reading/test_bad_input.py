@@ -77,6 +77,13 @@ def test_alias_bombs_are_refused() -> None:
     refusal("a: &a\n  b: *a\n", name="loop.yaml")
 
 
+def test_variables_cannot_grow_without_bound() -> None:
+    text = (
+        "A=" + "x" * 5000 + "\nB=" + "$A" * 500 + "\nC=" + "$B" * 500 + "\nvllm serve qwen3-8b --api-key " + "$C" * 500
+    )
+    assert read_text(text).request["model"] == "qwen3-8b"
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [

@@ -80,7 +80,7 @@ def _reading(source: str | Path, format: str | None) -> Reading:
     if "\n" not in text and len(text) < 4096 and _is_file(path):
         folder = path.parent
         return read_text(_text_of(path), name=path.name, format=format, open=lambda name: _beside(folder, name))
-    if isinstance(source, Path) or (" " not in text.strip() and "\n" not in text):
+    if isinstance(source, Path) or (" " not in text.strip() and "\n" not in text and text.strip()[:1] != "{"):
         raise SourceError(
             tr("FILE: '%(value)s' cannot be read (%(reason)s).", value=text[:80], reason=tr("there is no such file")),
             field="FILE",

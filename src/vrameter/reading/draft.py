@@ -11,6 +11,8 @@ from vrameter.errors import RequestError, closest
 from vrameter.i18n import tr
 from vrameter.reading.values import Unfit, shortened, switch, whole
 
+# Unknown keys for which a near name is looked up: no configuration has more.
+MAX_SUGGESTIONS = 64
 Opener = Callable[[str], str]
 
 
@@ -130,7 +132,7 @@ class Draft:
         `prefix` is what a reader sees before the key; `above` the rule of the object that holds it, for keys without one.
         """
         for name, value in tree.items():
-            key, shown = f"{path}{name}", f"{prefix}{path}{name}"
+            key, shown = f"{path}{name}", f"{prefix}{path}{name}"[:200]
             rule = table.get(key, above)
             if isinstance(value, Mapping) and value and any(each.startswith(f"{key}.") for each in table):
                 self.take(value, table, prefix=prefix, path=f"{key}.", above=rule if rule and rule.reason else None)
@@ -160,7 +162,7 @@ class Draft:
             self.put(rule.field, converted, shown)
 
     def _unknown(self, key: str, shown: str, value: Any, table: Table) -> None:
-        near = closest(key, table, 1)
+        near = closest(key, table, 1) if len(key) < 64 and len(self.notes) < MAX_SUGGESTIONS else []
         reason = tr("is not a key of %(format)s known here", format=self.format)
         if near:
             reason = tr(

@@ -11,9 +11,9 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 _ASSIGNMENT = re.compile(r"(?:export\s+|local\s+)?([A-Za-z_]\w*)=(.*)", re.S)
-_ARRAY = re.compile(r"([A-Za-z_]\w*)\+?=\(([^()]*)\)")
+_ARRAY = re.compile(r"\b([A-Za-z_]\w*)\+?=\(([^()]*)\)")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?:\[[@*]\])?(?::?[-=]([^{}]*))?\}|\$([A-Za-z_]\w*)")
-MAX_WORDS = 20_000
+MAX_WORDS, MAX_COMMANDS, MAX_VARIABLES, MAX_TEXT = 20_000, 1_000, 1_000, 2**18
 Words = list[str]
 
 
@@ -32,8 +32,8 @@ def commands(text: str) -> list[tuple[dict[str, str], Words]]:
     for line in _logical_lines(text):
         for part in re.split(r"\s(?:&&|\|\||;)\s|;\s*$", line):
             words = _words(_filled(part, variables))
-            own = dict(variables)
-            while words and (match := _ASSIGNMENT.fullmatch(words[0])):
+            own: dict[str, str] = {}
+            while words and len(own) < MAX_VARIABLES and (match := _ASSIGNMENT.fullmatch(words[0])):
                 own[match[1]] = match[2]
                 words = words[1:]
             if words and words[0] in ("export", "set", "local"):
@@ -41,9 +41,11 @@ def commands(text: str) -> list[tuple[dict[str, str], Words]]:
                     if match := _ASSIGNMENT.fullmatch(word):
                         variables[match[1]] = match[2]
             elif words:
-                found.append((own, words))
+                found.append(({**variables, **own}, words))
             else:
-                variables = own
+                variables.update(own)
+            if len(found) >= MAX_COMMANDS or len(variables) > MAX_VARIABLES:
+                return found
     return found
 
 
@@ -62,9 +64,17 @@ def _logical_lines(text: str) -> Iterable[str]:
 
 def _filled(text: str, variables: dict[str, str]) -> str:
     """Return a text with variables put in; those that are not set stay."""
+    room = MAX_TEXT
+
+    def put(match: re.Match[str]) -> str:
+        nonlocal room
+        value = _value(match, variables)
+        room -= len(value)
+        return value if room > 0 else match[0]
+
     for _ in range(4):
-        filled = _VARIABLE.sub(lambda match: _value(match, variables), text)
-        if filled == text or len(filled) > 2**18:
+        filled = _VARIABLE.sub(put, text)
+        if filled == text:
             break
         text = filled
     return text

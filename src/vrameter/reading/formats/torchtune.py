@@ -149,12 +149,12 @@ def interpolated(tree: Mapping[str, Any]) -> dict[str, Any]:
         found: Any = tree
         for part in path.split("."):
             found = found.get(part) if isinstance(found, Mapping) else None
-        return None if isinstance(found, (Mapping, list)) else found
+        return None if isinstance(found, (Mapping, list)) or len(str(found)) > 1024 else found
 
     def walk(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: walk(each) for key, each in value.items()}
-        if isinstance(value, str):
+        if isinstance(value, str) and len(value) <= 1024:
             whole_match = re.fullmatch(r"\$\{([\w.]+)\}", value)
             if whole_match and look(whole_match[1]) is not None:
                 return look(whole_match[1])

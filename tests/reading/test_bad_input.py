@@ -10,8 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vrameter.errors import RequestError, VrameterError
-from vrameter.reading import read_text
+from vrameter.reading import read_text, serving
 from vrameter.reading.configurations import FORMATS
+from vrameter.reading.draft import Draft
+from vrameter.reading.serving import TABLES
 
 LORA = "base_model: qwen3-8b\nsequence_len: 2048\nmicro_batch_size: 1\n"
 
@@ -151,6 +153,24 @@ def test_any_values_are_read_or_refused(data: st.DataObject, format: str) -> Non
         reading = read_text(json.dumps(tree), name="x.json", format=format)
         assert reading.format == format
         assert json.dumps(reading.to_dict())
+        assert not {entry["key"] for entry in reading.ignored} & set(reading.understood)
+
+
+@given(data=st.data(), engine=st.sampled_from(sorted(TABLES)))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_flags_are_read_or_refused(data: st.DataObject, engine: str) -> None:
+    """Whatever stands behind the flags of a server: a reading or an error of ours."""
+    keys = data.draw(st.lists(st.sampled_from(sorted(TABLES[engine])), max_size=8, unique=True))
+    flags = {
+        key: data.draw(st.just(True) | st.text(max_size=8) | st.lists(st.text(max_size=4), min_size=2, max_size=3))
+        for key in keys
+    }
+    draft = Draft(engine)
+    with contextlib.suppress(VrameterError):
+        serving.read(draft, flags, engine)
+        reading = draft.done()
+        assert reading.request["engine"] == engine
+        assert {entry["key"] for entry in reading.ignored} | set(reading.understood) == set(keys)
 
 
 @given(

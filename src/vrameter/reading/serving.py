@@ -47,17 +47,17 @@ _NETWORK = (
     "disable_log_stats trust_remote_code download_dir tokenizer tokenizer_mode revision seed ssl_keyfile ssl_certfile root_path "
     "response_role generation_config override_generation_config max_log_len guided_decoding_backend enable_log_requests watchdog_timeout "
     "schedule_policy random_seed metrics enable_metrics tokenizer_path hostname json_output otlp_endpoint max_client_batch_size "
-    "served_model_names shard_uds_path master_addr master_port dist_init_addr node_rank nccl_port skip_server_warmup enable_request_id_headers "
+    "shard_uds_path master_addr master_port dist_init_addr node_rank nccl_port skip_server_warmup enable_request_id_headers "
     "middleware lora_modules load_format config_format hf_token hf_config_path allowed_local_media_path log_requests show_time_cost "
     "tool_server model_loader_extra_config disable_custom_all_reduce code_revision backend async_engine warmups structured_outputs_config "
-    "allowed_methods allowed_headers disable_frontend_multiprocessing disable_access_log api_server_count model_id_alias enable_log_outputs"
+    "allowed_methods allowed_headers disable_frontend_multiprocessing disable_access_log api_server_count enable_log_outputs"
 )
 _SERVERS: Table = {
     **ignored("serving", _NETWORK),
     **ignored("unmodelled", "rope_scaling rope_theta hf_overrides attention_backend prefill_attention_backend decode_attention_backend "
               "moe_runner_backend sampling_backend enable_torch_compile torch_compile_max_bs compilation_config kv_transfer_config "
               "swap_space distributed_executor_backend scheduling_policy preemption_mode json_model_override_args enable_mixed_chunk "
-              "num_continuous_decode_steps max_lora_rank_sglang lora_paths speculative_algorithm speculative_draft_model_path "
+              "num_continuous_decode_steps lora_paths speculative_algorithm speculative_draft_model_path "
               "speculative_num_steps speculative_eagle_topk speculative_num_draft_tokens speculative_token_map disaggregation_mode moe_a2a_backend "
               "enable_dp_lm_head enable_eplb enable_hierarchical_cache hicache_ratio enable_memory_saver max_parallel_loading_workers O "
               "optimization_level mm_processor_kwargs mm_processor_cache_gb runner convert task max_seq_len_to_capture"),

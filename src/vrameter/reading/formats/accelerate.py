@@ -35,10 +35,10 @@ TABLE: Table = {
         "launch",
         "compute_environment debug downcast_bf16 machine_rank main_training_function num_machines rdzv_backend same_network "
         "tpu_env tpu_use_cluster tpu_use_sudo main_process_ip main_process_port gpu_ids enable_cpu_affinity commands command_file "
-        "tpu_name tpu_zone tpu_vm rdzv_conf ipex_config mpirun_config main_process_port_of_server tpu_cluster aws_accelerate_config",
+        "tpu_name tpu_zone tpu_vm rdzv_conf ipex_config mpirun_config ",
     ),
     **ignored("unmodelled", "fp8_config megatron_lm_config.megatron_lm_num_micro_batches megatron_lm_config.megatron_lm_gradient_clipping "
-              "megatron_lm_config.megatron_lm_use_distributed_optimizer parallelism_config megatron_lm_config.other"),
+              "megatron_lm_config.megatron_lm_use_distributed_optimizer parallelism_config "),
 }  # fmt: skip
 _DEEPSPEED: Table = {
     "gradient_accumulation_steps": to("settings.grad_accumulation", positive),

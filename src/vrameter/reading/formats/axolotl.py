@@ -51,7 +51,7 @@ TABLE: Table = {
         "learning_rate lr_scheduler num_epochs warmup_steps warmup_ratio weight_decay cosine_min_lr_ratio embedding_lr "
         "loraplus_lr_ratio max_grad_norm early_stopping_patience strict orpo_alpha s2_attention flash_attn_cross_entropy "
         "flash_attn_rms_norm flash_attn_fuse_qkv flash_attn_fuse_mlp noisy_embedding_alpha curriculum_sampling "
-        "lr_groups lora_fan_in_fan_out overrides_of_model_config neftune_noise_alpha adam_beta1 adam_beta2 adam_epsilon "
+        "lr_groups lora_fan_in_fan_out neftune_noise_alpha adam_beta1 adam_beta2 adam_epsilon "
         "reinit_weights dpo_label_smoothing",
     ),
     **ignored(
@@ -60,7 +60,7 @@ TABLE: Table = {
         "wandb_run_id mlflow_tracking_uri mlflow_experiment_name saves_per_epoch save_steps save_strategy logging_steps debug "
         "model_type base_model_config revision_of_model trust_remote_code is_llama_derived_model is_mistral_derived_model "
         "is_falcon_derived_model lora_model_dir resume_from_checkpoint auto_resume_from_checkpoints use_tensorboard comet_project_name "
-        "save_safetensors tokenizer_use_fast tokenizer_legacy use_comet profiler_steps base_model_ignore_patterns push_dataset_to_hub "
+        "save_safetensors tokenizer_use_fast tokenizer_legacy use_comet profiler_steps push_dataset_to_hub "
         "experimental_skip_move_to_device lora_on_cpu gpu_memory_limit is_mistral_derived_model cls_model_config processor_type",
     ),
     **ignored("evaluation", "evals_per_epoch eval_steps eval_table_size eval_max_new_tokens eval_batch_size do_bench_eval eval_causal_lm_metrics"),

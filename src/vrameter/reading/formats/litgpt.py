@@ -38,7 +38,7 @@ TABLE: Table = {
         "train.epochs train.max_tokens train.max_steps train.lr_warmup_steps train.lr_warmup_fraction train.max_norm train.min_lr "
         "train.tie_embeddings train.log_interval train.save_interval optimizer.init_args train.max_time",
     ),
-    **ignored("files", "out_dir logger_name access_token resume log precision_of_logs"),
+    **ignored("files", "out_dir logger_name access_token resume log "),
     **ignored("evaluation", "eval"),
 }  # fmt: skip
 _TARGETS = {

@@ -47,8 +47,8 @@ TABLE: Table = {
         "kto_rejected_weight simpo_gamma dpo_label_smoothing galore_update_interval galore_scale galore_target apollo_target "
         "apollo_update_interval apollo_scale rope_scaling shift_attn mixture_of_depths upcast_layernorm upcast_lmhead_output "
         "freeze_extra_modules freeze_trainable_modules create_new_adapter pissa_init pissa_iter pissa_convert resize_vocab "
-        "split_special_tokens add_tokens add_special_tokens use_llama_pro lora_alpha_lr ld_alpha print_param_status disable_shuffling "
-        "additional_lr early_stopping_steps compute_accuracy use_asft_loss use_dft_loss",
+        "split_special_tokens add_tokens add_special_tokens use_llama_pro ld_alpha print_param_status disable_shuffling "
+        "early_stopping_steps compute_accuracy use_asft_loss use_dft_loss",
     ),
     **ignored(
         "files",
@@ -57,7 +57,7 @@ TABLE: Table = {
         "ray_run_name ray_storage_path ref_model_adapters reward_model_adapters reward_model_type ray_num_workers resources_per_worker",
     ),
     **ignored("sampling", "temperature top_p top_k max_new_tokens max_length num_beams do_sample repetition_penalty"),
-    **ignored("unmodelled", "lora_plus moe_aux_loss_coef quantization_device_map ref_model_quantization_bit reward_model_quantization_bit fp8 "
+    **ignored("unmodelled", "moe_aux_loss_coef ref_model_quantization_bit reward_model_quantization_bit fp8 "
               "fp8_backend enable_fp8_dgrad use_kt cp_size use_v1_kernels use_mca badam_mode badam_switch_mode badam_switch_interval badam_update_ratio"),
 }  # fmt: skip
 _SPECIAL = {

@@ -148,7 +148,7 @@ TABLE: Table = {
         "distribute_saved_activations fp8_amax_history_len fp8_amax_compute_algo fp8_param_gather fp8_margin fp8_recipe num_distributed_optimizer_instances "
         "main_grads_dtype main_params_dtype exp_avg_dtype exp_avg_sq_dtype grad_reduce_in_bf16 ddp_bucket_size moe_use_legacy_grouped_gemm "
         "no_masked_softmax_fusion no_bias_gelu_fusion no_bias_swiglu_fusion no_bias_dropout_fusion cp_comm_type "
-        "moe_layer_recompute cross_entropy_fusion_impl moe_shared_expert_overlap apply_layernorm_1p expert_capacity_factor "
+        "moe_layer_recompute cross_entropy_fusion_impl moe_shared_expert_overlap apply_layernorm_1p "
         "microbatch_group_size_per_virtual_pipeline_stage overlap_p2p_communication no_overlap_p2p_communication ",
     ),
 }  # fmt: skip

@@ -54,7 +54,7 @@ TABLE: Table = {
               "vit_lr aligner_lr rpo_alpha log_completions stop_words repetition_penalty loss_type"),
     **ignored("unmodelled", "async_generate vllm_max_model_len vllm_tensor_parallel_size offload_optimizer offload_model move_model_batches "
               "deepspeed_autotp_size zero_hpz_partition_size packing_length device_map max_memory vllm_server_host vllm_server_port "
-              "lazy_tokenizer gc_collect_after_offload experts_impl"),
+              "experts_impl"),
 }  # fmt: skip
 
 

@@ -56,7 +56,7 @@ TABLE: Table = {
         "quantize float8 mx parallelism.fsdp_reshard_after_forward parallelism.context_parallel_rotate_method "
         "parallelism.enable_compiled_autograd parallelism.pipeline_parallel_split_points parallelism.pipeline_parallel_layers_per_stage "
         "parallelism.module_fqns_per_model_part activation_checkpoint.per_op_sac_force_recompute_mm_shapes_by_fqns "
-        "activation_checkpoint.early_stop parallelism.pipeline_parallel_degree_last model.norm_type",
+        "activation_checkpoint.early_stop model.norm_type",
     ),
 }  # fmt: skip
 MODELS = {

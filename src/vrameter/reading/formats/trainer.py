@@ -68,7 +68,7 @@ BASE: Table = {
         "push_to_hub_organization push_to_hub_token resume_from_checkpoint skip_memory_metrics debug mp_parameters cache_dir "
         "hf_hub_token include_num_input_tokens_seen include_tokens_per_second trust_remote_code model_revision token "
         "use_auth_token use_fast_tokenizer tokenizer_name tokenizer_name_or_path config_name overwrite_cache low_cpu_mem_usage "
-        "logging_stepss wandb_project create_new_output_dir",
+        "wandb_project ",
     ),
     **ignored(
         "data",
@@ -131,7 +131,7 @@ TABLE: Table = {
     ),
     **ignored(
         "files", "log_completions num_completions_to_print wandb_log_unique_prompts model_init_kwargs ref_model_init_kwargs "
-        "model_adapter_name ref_adapter_name use_cache model_code_revision job_dir config reward_funcs reward_model_revision",
+        "model_adapter_name ref_adapter_name use_cache model_code_revision config reward_funcs reward_model_revision",
     ),
 }  # fmt: skip
 DPO_LOSSES = {

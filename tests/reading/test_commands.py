@@ -44,6 +44,12 @@ def test_serving(command: str, expected: dict[str, Any]) -> None:
     assert read_text(command).request == expected
 
 
+def test_a_model_may_stand_behind_a_switch() -> None:
+    request = read_text("vllm serve --enforce-eager Qwen/Qwen3-8B --max-num-seqs 8").request
+    assert request["model"] == "Qwen/Qwen3-8B"
+    assert request["settings"] == {"enforce_eager": True, "max_num_seqs": 8}
+
+
 def opened(**files: str) -> Any:
     def read(name: str) -> str:
         if name not in files:

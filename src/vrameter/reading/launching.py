@@ -182,6 +182,10 @@ def _put_dotted(tree: dict[str, Any], path: str, value: Any) -> None:
 
 def _serve(draft: Draft, engine: str, words: Words) -> bool:
     given, loose = flags(words)
+    for key, value in given.items():
+        # A model behind a switch: vllm serve --enforce-eager MODEL.
+        if not loose and isinstance(value, str) and serving.is_switch(engine, key, value):
+            given[key], loose = True, [value]
     if loose and not {"model", "model_path", "model_id", "m"} & set(given):
         given["m" if engine == "llama.cpp" else "model_id" if engine == "tgi" else "model"] = loose[0]
     draft.format = engine

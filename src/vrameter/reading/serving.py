@@ -161,6 +161,19 @@ def read(draft: Draft, flags: Mapping[str, Any], engine: str) -> None:
         )
 
 
+def is_switch(engine: str, flag: str, value: str) -> bool:
+    """Say whether a flag is a switch of an engine, so that a word behind it is not its value."""
+    struct = struct_of(engine)
+    hints = get_type_hints(struct) if struct is not None else {}
+    if flag not in hints or _kinds(hints[flag]) != {bool}:
+        return False
+    try:
+        switch(value)
+    except Unfit:
+        return True
+    return False
+
+
 def _with_struct(engine: str) -> Table:
     """Return an engine's table with the fields of its settings that the table does not name."""
     table = dict(TABLES[engine])

@@ -69,6 +69,12 @@ def test_sharding_without_a_number_of_devices_is_told() -> None:
     assert any("--num-devices" in note for note in reading.notes)
 
 
+def test_beta_alone_is_an_assumption() -> None:
+    reading = read_text("output_dir: x\nper_device_train_batch_size: 1\nbeta: 0.1\n", format="trl")
+    assert reading.assumed["settings.objective"]["value"] == "dpo"
+    assert reading.request["settings"]["objective"] == "dpo"
+
+
 def test_alias_bombs_are_refused() -> None:
     levels = ["a0: &a0 [x,x,x,x,x,x,x,x,x]"]
     levels += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]

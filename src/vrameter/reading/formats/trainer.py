@@ -208,7 +208,7 @@ def finish(draft: Draft) -> None:
     draft.request.setdefault("engine", "trl" if trl else "transformers")
     base(draft)
     if objective:
-        draft.put("settings.objective", objective)
+        draft.settle("", "settings.objective", None if "settings.objective" in draft.assumed else objective)
         draft.used("beta loss_type desirable_weight undesirable_weight", "settings.objective")
     draft.assume("settings.precision", "fp32", tr("neither %(one)s nor %(other)s is on", one="bf16", other="fp16"))
     _length(draft, objective)
@@ -260,9 +260,11 @@ def _objective(draft: Draft) -> str | None:
         return "ipo" if loss == "ipo" else "dpo"
     if draft.has("beta"):
         draft.note(
-            tr("beta tells of preference training without saying which: DPO is assumed; say --objective orpo, kto, ...")
+            tr(
+                "beta tells of preference training without saying which: DPO is assumed; say --set objective=orpo, kto, ..."
+            )
         )
-        draft.assumed["settings.objective"] = {"value": "dpo", "why": tr("beta alone does not tell which")}
+        draft.assume("settings.objective", "dpo", tr("beta alone does not tell which"))
         return "dpo"
     return None
 

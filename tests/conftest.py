@@ -1,4 +1,4 @@
-"""No test reaches the network or the caches of whoever runs it."""
+"""No test reaches the network, the caches or the language of whoever runs it, or of the test before."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from vrameter.i18n import set_language
 
 collect_ignore = ["live_bytes.py"]  # needs torch, and holds no tests
 
@@ -21,6 +23,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HF_ENDPOINT", NOBODY)
     for name in ("HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def in_english() -> None:
+    """Begin each test in English, whatever language the last one chose."""
+    set_language("en")
 
 
 @pytest.fixture

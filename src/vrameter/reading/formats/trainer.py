@@ -206,10 +206,14 @@ def finish(draft: Draft) -> None:
     objective = draft.asked("settings.objective") or _objective(draft)
     trl = objective is not None or draft.has("use_peft") or draft.has("max_seq_length") or draft.has("packing")
     draft.request.setdefault("engine", "trl" if trl else "transformers")
-    base(draft)
+    trl = draft.asked("engine") == "trl"
+    usual = tr("the default of %(format)s", format="TRL")
+    base(draft, checkpointing=trl, why=usual if trl else "")
     if objective:
         draft.settle("", "settings.objective", None if "settings.objective" in draft.assumed else objective)
         draft.used("beta loss_type desirable_weight undesirable_weight", "settings.objective")
+    if trl and not draft.has("bf16"):
+        draft.assume("settings.precision", "bf16-mixed", usual)
     draft.assume("settings.precision", "fp32", tr("neither %(one)s nor %(other)s is on", one="bf16", other="fp16"))
     _length(draft, objective)
     packed = packed_base(

@@ -33,6 +33,7 @@ NESTED["text_config"] = NESTED
 BAD: list[tuple[Any, str]] = [
     ({"model": "llama-3.1-8bb"}, "model"),
     ({"model": ""}, "model"),
+    ({"model": "8.8B", "method": "\ud800"}, "method"),
     ({}, "model"),
     ({"model": None}, "model"),
     ({"model": True}, "model"),

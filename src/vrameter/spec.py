@@ -153,7 +153,7 @@ def check(struct: type[Any], values: Mapping[str, Any], *, path: str) -> Checked
             )
     try:
         return msgspec.convert(values, struct)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.ValidationError, RecursionError, UnicodeEncodeError) as error:
         raise _explained(struct, values, path, str(error)) from None
 
 
@@ -171,7 +171,7 @@ def _explained(struct: type[Any], values: Mapping[str, Any], path: str, message:
                 return error
         try:
             msgspec.convert(value, hints[key])
-        except (msgspec.ValidationError, RecursionError):
+        except (msgspec.ValidationError, RecursionError, UnicodeEncodeError):
             field = f"{path}{key}"
             expected = _expected(hints[key])
             near = closest(value, _choices(hints[key])) if isinstance(value, str) else []

@@ -91,6 +91,8 @@ def test_a_familys_name_says_which_card_it_was_taken_for() -> None:
     [
         ("2xl40s", 2, "l40s"),
         ("8 x H100", 8, "h100-sxm-80gb"),
+        ("H100 x8", 8, "h100-sxm-80gb"),
+        ("Intel(R) Arc(TM) B580 Graphics", 1, "arc-b580"),
         ("4xh100-sxm-80gb", 4, "h100-sxm-80gb"),
         ("l40s", 1, "l40s"),
         ("2×4090", 2, "rtx-4090"),
@@ -104,7 +106,7 @@ def test_counted_devices(text: str, count: int, device: str) -> None:
     assert (found, each.id) == (count, device)
 
 
-@pytest.mark.parametrize("text", ["0xh100", "99999999999999999999xh100"])
+@pytest.mark.parametrize("text", ["0xh100", "h100 x0", "99999999999999999999xh100"])
 def test_a_number_of_devices_is_checked(text: str) -> None:
     with pytest.raises(RequestError) as caught:
         devices.parse_devices(text)

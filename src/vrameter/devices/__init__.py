@@ -29,7 +29,9 @@ BRANDS = (
     "macbookpro", "macbookair", "macstudio", "macmini", "imac",
 )  # fmt: skip
 ENDINGS = ("gpus", "gpu", "graphics")
-_COUNTED = re.compile(r"\s*(\d+)\s*[x×*]\s*(\S.*)", re.IGNORECASE | re.DOTALL)
+_COUNTED = re.compile(r"\s*(?P<count>\d+)\s*[x×*]\s*(?P<name>\S.*)", re.IGNORECASE | re.DOTALL)
+_COUNTED_AFTER = re.compile(r"\s*(?P<name>\S.*?)\s+[x×*]\s*(?P<count>\d+)\s*", re.IGNORECASE | re.DOTALL)
+_MARKS = re.compile(r"\((?:r|tm|c)\)|[®™©]", re.IGNORECASE)
 _SIZE = re.compile(r"\s*[\d.]+\s*[kmgt]i?b?\s*\Z", re.IGNORECASE)
 
 
@@ -87,7 +89,7 @@ def _card_of(name: str, profile: str, gb: int) -> Device:
 
 
 def parse_devices(text: str) -> tuple[int, Device]:
-    """Return how many of which device a text such as ``2xl40s`` or ``8 x H100`` names; one where it gives no number.
+    """Return how many of which device a text such as ``2xl40s``, ``8 x H100`` or ``H100 x8`` names; one where it gives no number.
 
     Raises
     ------
@@ -102,21 +104,22 @@ def parse_devices(text: str) -> tuple[int, Device]:
     >>> count, device.id
     (4, 'h100-sxm-80gb')
     """
-    match = _COUNTED.fullmatch(text[: 2 * MAX_NAME])
+    shown = text[: 2 * MAX_NAME]
+    match = _COUNTED.fullmatch(shown) or _COUNTED_AFTER.fullmatch(shown)
     if match is None or canonical(text) in _table().names:
         return 1, find(text)
-    count = int(match[1]) if len(match[1]) <= len(str(MAX_COUNT)) else MAX_COUNT + 1
+    count = int(match["count"]) if len(match["count"]) <= len(str(MAX_COUNT)) else MAX_COUNT + 1
     if not 1 <= count <= MAX_COUNT:
         raise RequestError(
             tr(
                 "device: %(count)s is not a number of devices between 1 and %(most)s.",
-                count=match[1][:20],
+                count=match["count"][:20],
                 most=MAX_COUNT,
             ),
             field="device",
             hint=tr("Give one such as 2xl40s."),
         )
-    return count, find(match[2])
+    return count, find(match["name"])
 
 
 def parse_mixed(text: str) -> list[tuple[int, Device]]:
@@ -187,12 +190,12 @@ def names(pattern: str = "") -> list[str]:
 
 
 def canonical(text: str) -> str:
-    """Return a name without case, punctuation and brands; GiB and GB are one.
+    """Return a name without case, punctuation, brands and their marks, such as ``(TM)``; GiB and GB are one.
 
     >>> canonical("NVIDIA GeForce RTX 4090 24 GiB")
     'rtx409024gb'
     """
-    plain = "".join(sign for sign in text.lower() if sign.isalnum()).replace("gib", "gb")
+    plain = "".join(sign for sign in _MARKS.sub("", text).lower() if sign.isalnum()).replace("gib", "gb")
     stripped = True
     while stripped:
         stripped = False

@@ -113,6 +113,15 @@ def test_a_number_of_devices_is_checked(text: str) -> None:
     assert caught.value.field == "device"
 
 
+@pytest.mark.parametrize(
+    ("text", "device"), [("Jetson Orin", "jetson"), ("a100-80", "a100"), ("h1000", "h100"), ("4900", "4090")]
+)
+def test_a_name_that_is_no_id_is_compared_with_the_other_names(text: str, device: str) -> None:
+    with pytest.raises(VrameterError) as caught:
+        devices.find(text)
+    assert device in (caught.value.hint or "")
+
+
 @given(st.text(max_size=30))
 def test_any_text_is_a_device_or_an_error_with_a_field(text: str) -> None:
     count, capacity, field = 1, 1, "device"

@@ -16,7 +16,7 @@ from vrameter.data import read_bytes
 from vrameter.devices import slices
 from vrameter.devices.capacity import overhead, seen
 from vrameter.devices.device import Device
-from vrameter.errors import RequestError, UnknownNameError
+from vrameter.errors import RequestError, UnknownNameError, closest
 from vrameter.i18n import tr
 from vrameter.units import GIB, MIB, format_bytes, parse_bytes
 
@@ -281,13 +281,22 @@ def _noted(device: Device, note: str) -> Device:
 
 
 def _unknown(name: str) -> UnknownNameError:
+    near = _alike(name)
     return UnknownNameError(
         tr("device: there is no '%(name)s' in the list of devices.", name=name),
         name,
         _table().devices,
         field="device",
-        otherwise=tr("List the names with: vrameter devices. Or give its capacity, such as 24GiB."),
+        otherwise=tr("Did you mean %(names)s?", names=", ".join(f"'{device}'" for device in near))
+        if near
+        else tr("List the names with: vrameter devices. Or give its capacity, such as 24GiB."),
     )
+
+
+def _alike(name: str) -> list[str]:
+    """Return up to three devices one of whose other names looks like `name`: what a person writes is seldom an id."""
+    found = [_table().names[key] for key in closest(canonical(name[:MAX_NAME]), _table().names)]
+    return list(dict.fromkeys(each if isinstance(each, str) else each[0] for each in found))
 
 
 __all__ = ["Device", "canonical", "find", "from_spec", "names", "parse_devices", "parse_mixed"]

@@ -209,6 +209,11 @@ def test_what_is_no_model(tmp_path: Path) -> None:
         resolve(str(flux))
 
 
+def test_a_file_that_is_not_there_is_no_set(tmp_path: Path) -> None:
+    with pytest.raises(VrameterError, match="there is no file"):
+        vrameter.estimate({"model": str(tmp_path / "a.gguf")})
+
+
 def test_blocks_that_are_missing(tmp_path: Path) -> None:
     """A file that counts more blocks than it holds is cut, and says which is missing."""
     path = write(tmp_path / "cut.gguf", full(SMALL, **{"llama.block_count": 9}), stored(SMALL[2]))

@@ -62,6 +62,12 @@ def read_gguf_path(path: Path) -> TensorTable:
     """
     names = split_names(path.name)
     missing = [name for name in names if not (path.parent / name).is_file()]
+    if missing == [path.name] == names:
+        raise SourceError(
+            tr("model: there is no file '%(value)s'.", value=str(path)),
+            field="model",
+            hint=tr("Give a folder with a config.json, or a model's name."),
+        )
     if missing:
         raise SourceError(
             tr(

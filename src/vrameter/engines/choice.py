@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from vrameter.spec import Request
 
 USUAL = "transformers"
+# what runs a diffusion pipeline, by task
+PIPELINES = {"inference": ("diffusers",), "training": ("diffusers", "finetrainers")}
 # first letters of a format's name -> the program that computes on it
 FORMATS = {"gguf": "llama.cpp", "mlx": "mlx", "exl": "exllama"}
 
@@ -40,8 +42,10 @@ def default_engine(
     source
         Where the model was found; one in Ollama's store is Ollama's.
     """
-    if request.task != "inference" or architecture is None:
+    if architecture is None:
         return USUAL
+    if request.task != "inference":
+        return "diffusers" if architecture.model_type == "diffusion" else USUAL
     if architecture.model_type == "diffusion":
         found = "diffusers"
     elif files == "gguf" and request.quantization is None:
@@ -60,13 +64,13 @@ def check_pipeline(request: Request, architecture: Architecture) -> None:
     """Refuse an engine that runs no diffusion pipelines for one."""
     if (
         architecture.model_type == "diffusion"
-        and request.task == "inference"
-        and canonical(request.engine or "") != "diffusers"
+        and request.task in PIPELINES
+        and canonical(request.engine or "") not in PIPELINES[request.task]
     ):
         raise RequestError(
             tr("engine: '%(value)s' runs no diffusion pipelines.", value=request.engine),
             field="engine",
-            hint=tr("Use one of: %(names)s.", names="diffusers"),
+            hint=tr("Use one of: %(names)s.", names=", ".join(PIPELINES[request.task])),
         )
 
 

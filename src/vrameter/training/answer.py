@@ -10,6 +10,8 @@ from vrameter.engines import Answer, Ask
 from vrameter.ledger import Basis, Held, Item, Ledger, item
 from vrameter.memory import optimizer as opt
 from vrameter.memory import runtime
+from vrameter.model.diffusion.pipeline import Pipeline
+from vrameter.training import pipelines
 from vrameter.training.advice import changes, limits
 from vrameter.training.companions import companions, rollout
 from vrameter.training.constants import constants
@@ -52,6 +54,8 @@ class Static:
 
 def estimate(ask: Ask) -> Answer:
     """Return the ledger of the fullest device in a training step."""
+    if isinstance(ask.architecture, Pipeline):
+        return pipelines.estimate(ask, ask.architecture)
     asked = setup(ask)
     found = [(stage, *_device(stage, asked)) for stage in stages(asked)]
     found.sort(key=lambda entry: entry[1].peak().used, reverse=True)

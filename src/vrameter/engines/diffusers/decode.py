@@ -29,8 +29,8 @@ ALL = 2**30
 """Latent frames of one pass where a video is decoded whole."""
 
 
-class ConvWorkspace(msgspec.Struct, frozen=True):
-    """What a convolution's library keeps of its input and output, in thousandths of both."""
+class Share(msgspec.Struct, frozen=True):
+    """A share with its interval, in thousandths."""
 
     low: int
     typical: int
@@ -38,9 +38,18 @@ class ConvWorkspace(msgspec.Struct, frozen=True):
 
 
 class Constants(msgspec.Struct, frozen=True):
-    """What is calibrated on measured runs."""
+    """What is calibrated on measured runs.
 
-    convolution_workspace: ConvWorkspace
+    Parameters
+    ----------
+    convolution_workspace
+        What a convolution's library keeps of its input and output.
+    checkpoint_slack
+        What the allocator holds beside a checkpointed step's activations, of these.
+    """
+
+    convolution_workspace: Share
+    checkpoint_slack: Share
 
 
 @lru_cache(maxsize=1)

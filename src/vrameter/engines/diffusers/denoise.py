@@ -75,7 +75,7 @@ def denoise_bytes(module: Module, shape: Shape, *, element_bytes: int, eager: bo
     peaks = []
     for component in module.architecture.components:
         for layer, _ in component.layer_groups:
-            tokens = shape.tokens + (shape.text_tokens if _joined(layer) else 0)
+            tokens = shape.tokens + (shape.text_tokens if joined_streams(layer) else 0)
             if "refiner" in component.layers_prefix:
                 tokens = shape.text_tokens
             peaks.append(
@@ -93,7 +93,7 @@ def denoise_bytes(module: Module, shape: Shape, *, element_bytes: int, eager: bo
     return max(peaks, default=0) + samples * shape.tokens * module.architecture.main.hidden_size * element_bytes
 
 
-def _joined(layer: Layer) -> bool:
+def joined_streams(layer: Layer) -> bool:
     """Say whether a block sees text and picture as one sequence: it has no cross-attention."""
     return not any(tensor.role == "cross_attention" for tensor in layer.all_tensors)
 

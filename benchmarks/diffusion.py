@@ -24,8 +24,21 @@ NOTES = {
     "cogtrain-full-5b-AdamW-8bit-rNone-gcT-bs1": LEGACY,
     "cogtrain-full-5b-AdamW+CPUOffloadOptimizer-cpuoff-rNone-gcT-bs1": LEGACY,
     "cogtrain-full-2b-AdamW+CPUOffloadOptimizer-cpuoff-rNone-gcT-bs4": LEGACY,
-    "peft-img-hra--flux2-klein-default": "a method whose products of the size of the weights are not modelled",
-    "peft-img-fourierft--flux2-klein-default": "a method whose products of the size of the weights are not modelled",
+    **{
+        f"peft-img-{method}": "a method whose products of the size of the weights are not modelled"
+        for method in (
+            "hra--flux2-klein-default",
+            "fourierft--flux2-klein-default",
+            "c3a--flux2-klein-default",
+            "deft--flux2-klein-default",
+            "deft--flux2-klein-para",
+            "dora--flux2-klein-rank64",
+            "peanut--flux2-klein-default",
+            "randlora--flux2-klein-default",
+            "road--flux2-klein-default",
+        )
+    },
+    "fluxq-torchaoint4wo(DiT+T5)": "open: more stands reserved after loading than its format and its conversion take",
     "fluxq-quantoint4(DiT+T5)": "1.4 GB more after loading than its format takes: what quanto keeps of 4-bit matrices is not modelled",
     "sdxl-fp16+SDPA": "decoding in fp32: cuDNN's copies are calibrated in bf16",
     "sdxl-fp16+SDPA+compile": "decoding in fp32: cuDNN's copies are calibrated in bf16",

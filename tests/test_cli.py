@@ -91,6 +91,14 @@ def test_32k_is_32768(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["request"]["settings"]["context_length"] == 32768
 
 
+def test_explain_finds_what_only_the_host_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["explain", "llama-3.1-8b", "--engine", "llama.cpp", "-q", "q4_k_m", "--device", "rtx-4090"]
+    assert main([*asked, "--term", "logits", "--lang", "en"]) == 0
+    shown = capsys.readouterr().out
+    assert "(logits)" in shown
+    assert "host" in shown
+
+
 def test_explain_puts_the_numbers_in(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "llama-3.1-8b", "--term", "kv_cache", "--lang", "en"]) == 0
     out = capsys.readouterr().out

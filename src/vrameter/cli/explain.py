@@ -32,8 +32,9 @@ def run(model: str | None, format_: str, term: str | None, **given: Any) -> int:
     from vrameter.response import estimate
 
     response = estimate(request_of(model, given))
-    items = response["devices"][0]["items"]
-    names = list(dict.fromkeys(item["term"] for item in items))
+    entries = response["devices"]
+    items = entries[0]["items"]
+    names = list(dict.fromkeys(item["term"] for entry in entries for item in entry["items"]))
     if term is not None:
         chosen = term.strip().lower().replace("-", "_")
         if chosen not in names:
@@ -44,5 +45,8 @@ def run(model: str | None, format_: str, term: str | None, **given: Any) -> int:
                 field="--term",
                 otherwise=tr("Use one of: %(names)s.", names=", ".join(names)),
             )
-        items = [item for item in items if item["term"] == chosen]
+        holder = next(entry for entry in entries if any(item["term"] == chosen for item in entry["items"]))
+        items = [item for item in holder["items"] if item["term"] == chosen]
+        if holder is not entries[0]:
+            items = [{"note": holder["name"], **item} for item in items]
     return write_explanation(response, items, format_)

@@ -321,7 +321,13 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         if static.gradients or asked.settings.optimizer_in_backward:
             grads = 0
         line("gradients", grads, (phase,), "made by the backward pass so far")
-        line("activations", moment.activations, (phase,), "kept by autograd until the backward pass", basis="modelled")
+        if moment.activations:
+            items.append(
+                item("activations", kept_bytes, phases=(phase,), basis="modelled",
+                     low=moment.activations * spread.low // 1000, high=moment.activations * spread.high // 1000,
+                     source=f"kept by autograd until the backward pass; fullest in a piece of kind {moment.piece}",
+                     others=moment.others, piece=moment.activations - moment.others)
+            )  # fmt: skip
         line("temporary", moment.temporary, (phase,), "alive within one operation or layer", basis="modelled")
         line("communication", moment.gathered, (phase,), "weights put together from shards", basis="modelled")
     line(
@@ -337,6 +343,23 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     line("gradients", fresh, ("step",), "of all trained parameters")
     line("temporary", static.step, ("step",), "temporaries of the optimizer's step", basis="modelled")
     return items
+
+
+def kept_bytes(*, others: int, piece: int) -> int:
+    """Return what autograd keeps at the fullest moment: of the piece that runs, and of those around it.
+
+    Formula::
+
+        others + piece
+
+    Parameters
+    ----------
+    others
+        Kept by the pieces that ran before it and are still to be run backwards, and by micro-batches in flight. [bytes]
+    piece
+        Kept by the embedding, the layer or the head that runs. [bytes]
+    """
+    return others + piece
 
 
 def held_bytes(*, size: int) -> int:

@@ -55,13 +55,22 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What is alive at the worst moment of a phase, beside what is alive always. [bytes]."""
+    """What is alive at the worst moment of a phase, beside what is alive always. [bytes].
+
+    Parameters
+    ----------
+    piece
+        Which piece runs then: ``embedding``, ``layer`` or ``head``.
+    others
+        Of the activations, what the pieces around it keep.
+    """
 
     activations: int = 0
     temporary: int = 0
     gradients: int = 0
     gathered: int = 0
     piece: str = ""
+    others: int = 0
 
     @property
     def total(self) -> int:
@@ -99,12 +108,12 @@ def course(pieces: Sequence[Piece], *, in_flight: int = 0, prefetched: int = 0, 
         if piece.recomputed:
             inner, left = piece.cost.lean_forward, piece.kept_input
             moment = Moment(kept + max(left, 0), inner + max(0, piece.input - left) + piece.extra_forward, 0,
-                            piece.gathered + _ahead(piece, prefetched), piece.name)  # fmt: skip
+                            piece.gathered + _ahead(piece, prefetched), piece.name, kept)  # fmt: skip
         else:
             lasting = piece.cost.saved + piece.extra_saved
             peak = piece.input + piece.cost.forward + piece.extra_forward + piece.extra_saved
             moment = Moment(kept + lasting, max(0, peak - lasting), 0, piece.gathered + _ahead(piece, prefetched),
-                            piece.name)  # fmt: skip
+                            piece.name, kept)  # fmt: skip
         if piece.name == "head":
             loss = moment if moment.total > loss.total else loss
         elif moment.total > forward.total:
@@ -126,7 +135,7 @@ def course(pieces: Sequence[Piece], *, in_flight: int = 0, prefetched: int = 0, 
         fresh = 0 if held_gradients else piece.gradients
         moment = Moment(
             kept + min(lasting, inner), max(0, inner - lasting - min(fresh, piece.cost.gradients)), standing + fresh,
-            piece.gathered + _ahead(piece, prefetched), piece.name,
+            piece.gathered + _ahead(piece, prefetched), piece.name, kept,
         )  # fmt: skip
         if moment.total > backward.total:
             backward = moment

@@ -36,6 +36,7 @@ ENGINES = {
     "ollama": "vrameter.engines.ollama",
     "mlx": "vrameter.engines.mlx",
     "exllama": "vrameter.engines.exllama",
+    "litgpt": "vrameter.engines.litgpt",
     "diffusers": "vrameter.engines.diffusers",
 }
 SPLITS_UNEVENLY = frozenset({"transformers", "llama.cpp", "ollama", "exllama"})

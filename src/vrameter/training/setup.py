@@ -13,10 +13,10 @@ from vrameter.errors import RequestError
 from vrameter.i18n import tr
 from vrameter.memory.optimizer import Optimizer, optimizer
 from vrameter.memory.weights import WeightPlan, weight_plan
-from vrameter.model import parts
 from vrameter.model.architecture import Architecture, Attention, Component, FeedForward
 from vrameter.model.dtypes import dtype as dtype_named
 from vrameter.model.megatron import Arguments
+from vrameter.model.output_layer import untied
 from vrameter.settings.training import AdapterSettings, TrainingSettings
 from vrameter.spec import Parallelism, check
 from vrameter.training.adapting import Adapting, adapting
@@ -189,18 +189,6 @@ def setup(ask: Ask) -> Setup:
         assumed,
         tuple(warnings),
     )
-
-
-@lru_cache(maxsize=64)
-def untied(architecture: Architecture) -> Architecture:
-    """Return a model with an output layer of its own."""
-    if not architecture.tied:
-        return architecture
-    main = architecture.main
-    tensors = parts.lm_head(main.vocab_size, main.hidden_size)
-    head = Component(kind="head", name="head", hidden_size=main.hidden_size, tensors=tensors)
-    others = tuple(each for each in architecture.components if each.kind != "head")
-    return replace(architecture, components=(*others, head), tied=())
 
 
 TRAINED = "trained"

@@ -20,7 +20,8 @@ from typing import Any
 
 import msgspec
 
-from vrameter.engines import Answer, Ask, default_length
+from vrameter.engines import Answer, Ask, check_answer, default_length
+from vrameter.engines.generation import Generation, check_one_device, limits
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
 from vrameter.ledger import Item, Ledger, item
@@ -30,7 +31,6 @@ from vrameter.memory import runtime
 from vrameter.memory.weights import WeightPlan
 from vrameter.model.architecture import Architecture, Attention, LatentAttention
 from vrameter.model.output_layer import untied
-from vrameter.search import MOST_SEQUENCES, MOST_TOKENS, largest_fitting
 from vrameter.settings.litgpt import LitgptSettings
 from vrameter.spec import check
 
@@ -64,15 +64,6 @@ def packing_bytes(*, num_params: int, packed: int) -> int:
         num_params * 2 + packed
     """
     return num_params * 2 + packed
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Sequences, and the tokens of each: of its prompt, and at its end."""
-
-    num_seqs: int
-    prompt: int
-    total: int
 
 
 @dataclass(frozen=True)
@@ -114,7 +105,7 @@ class Run:
                         found = max(found, (tensor.size, packed))
         return found
 
-    def ledger(self, shape: Shape) -> Ledger:
+    def ledger(self, shape: Generation) -> Ledger:
         """Return all that lives on the device."""
         element, main = self.plan.compute_bytes, self.model.main
         items = [
@@ -200,35 +191,9 @@ class Run:
             )  # fmt: skip
         return found
 
-    def limits(self, shape: Shape) -> dict[str, int]:
-        """Return the longest context and the most sequences that fit, each with the other as asked."""
-        device = self.ask.device
-        if device is None:
-            return {}
-        answer = shape.total - shape.prompt
-
-        def longer(tokens: int) -> int:
-            prompt = max(1, tokens - answer)
-            return device.capacity_bytes - self.ledger(replace(shape, prompt=prompt, total=tokens)).used
-
-        def more(count: int) -> int:
-            return device.capacity_bytes - self.ledger(replace(shape, num_seqs=count)).used
-
-        most = max(self.model.main.max_positions or MOST_TOKENS, answer + 1)
-        longest = largest_fitting(longer, most=most, start=shape.total)
-        return {
-            "context_length": longest if longest > answer else 0,
-            "batch_size": largest_fitting(more, most=MOST_SEQUENCES, start=shape.num_seqs),
-        }
-
 
 def _check(ask: Ask) -> None:
-    if ask.num_devices > 1:
-        raise RequestError(
-            tr("num_devices: %(engine)s is modelled on one device.", engine="litgpt"),
-            field="num_devices",
-            hint=tr("Give one device, or another engine."),
-        )
+    check_one_device(ask, "litgpt")
     if ask.architecture.decoder is None or ask.architecture.component("encoder") is not None:
         raise RequestError(
             tr("engine: LitGPT runs models that generate from tokens alone, and this one does not."),
@@ -260,19 +225,10 @@ def estimate(ask: Ask) -> Answer:
     warnings: list[str] = []
     length = default_length(ask.architecture, settings.context_length, warnings)
     new = settings.max_new_tokens
-    if new >= length:
-        raise RequestError(
-            tr(
-                "settings.max_new_tokens: %(value)s leaves no prompt within context_length %(length)s.",
-                value=new,
-                length=length,
-            ),
-            field="settings.max_new_tokens",
-            hint=tr("context_length counts prompt and answer together: raise it above %(value)s.", value=new),
-        )
+    check_answer(length, new, "max_new_tokens")
     model = untied(ask.architecture)
     run = Run(ask, model, _plan(ask, model))
-    shape = Shape(settings.batch_size, length - new, length)
+    shape = Generation(settings.batch_size, length - new, length)
     ledger = run.ledger(shape)
     pool = run.entry_bytes * shape.total * shape.num_seqs
     return Answer(
@@ -288,7 +244,7 @@ def estimate(ask: Ask) -> Answer:
             "dtype": run.plan.compute_dtype,
         },
         report=_report(run, ledger, pool),
-        limits=run.limits(shape),
+        limits=limits(ask, shape, run.ledger),
         warnings=(*run.plan.warnings, *warnings),
     )
 

@@ -192,3 +192,23 @@ def test_missing_targets_name_those_there_are() -> None:
     with pytest.raises(UnknownNameError) as caught:
         ask(finetuning="lora", adapter={"targets": ["zzz"]})
     assert "q_proj" in (caught.value.hint or "")
+
+
+def test_old_classes_lose_in_their_own_numbers() -> None:
+    """Before 4.45 GPT-2 computed its loss on bf16 logits, Llama on an fp32 copy that stayed beside a shifted one."""
+
+    def loss(model: str, version: str) -> int:
+        answer = vrameter.estimate(
+            {
+                "task": "training", "model": model, "engine": "transformers",
+                "engine_version": version, "dtype": "bf16",
+                "settings": {"precision": "bf16", "micro_batch": 4, "seq_len": 1024, "recompute": "full"},
+            }
+        )  # fmt: skip
+        return answer["report"]["loss_bytes"] - answer["report"]["weights_bytes"]
+
+    rows = 4 * 1024 * 50257
+    assert loss("openai-community/gpt2", "5.2") - loss("openai-community/gpt2", "4.40") == pytest.approx(
+        rows * 4, rel=0.1
+    )
+    assert loss("llama-3.1-8b", "4.40") > loss("llama-3.1-8b", "5.2")

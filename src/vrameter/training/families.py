@@ -3,6 +3,8 @@
 References
 ----------
 .. [1] transformers 5.23: ``modeling_*.py``, read class by class; the dropout rates are those of ``configuration_*.py``.
+.. [2] transformers 4.40: ``modeling_*.py``, whose class for causal language models calls ``.float()`` on its logits or does not;
+       Qwen's own ``modeling_qwen.py`` of 2023.
 """
 
 from __future__ import annotations
@@ -66,6 +68,11 @@ NARROW_SOFTMAX = (
     "albert",
     "ernie",
 )
+# Classes that left logits in the model's dtype before one function computed the loss for all, in version 4.45 [2]_.
+NARROW_LOSS = (
+    "qwen", "gpt2", "gpt_neox", "gpt_bigcode", "bloom", "falcon", "mpt", "opt", "stablelm", "persimmon", "xglm", "biogpt", "ctrl",
+    "dbrx", "rwkv", "openai-gpt", "gpt_neox_japanese",
+)  # fmt: skip
 # Weights of the chosen experts stay in fp32.
 WIDE_ROUTERS = ("mixtral",)
 DROPOUT = {
@@ -91,6 +98,7 @@ def _by_type(model_type: str) -> Traits:
         rotary_share=ROTARY_SHARE.get(model_type, 1.0),
         heads_first=model_type in HEADS_FIRST,
         softcap=model_type in SOFTCAP,
+        narrow_loss=model_type in NARROW_LOSS,
         softmax_fp32=model_type not in NARROW_SOFTMAX,
         router="wide" if model_type in WIDE_ROUTERS else "softmax",
         attention_dropout=attention,

@@ -17,11 +17,14 @@ from vrameter.training.programs.scene import Scene
 from vrameter.units import ceil_div
 
 
-def full(scene: Scene, x: Value, head: Tensor, vocab: int, *, shifts: bool = False) -> Value | None:
+def full(
+    scene: Scene, x: Value, head: Tensor, vocab: int, *, shifts: bool = False, narrow: bool = False
+) -> Value | None:
     """Run the plain loss: all logits, their fp32 copy, the log-softmax that is kept.
 
     Before version 4.45 transformers cut the last position off by a copy, and the fp32 logits stayed with the output
-    through the backward pass (`shifts`).
+    through the backward pass (`shifts`). Older classes made no fp32 copy of their own (`narrow`): autocast made one of
+    what was cut, and without it the loss ran in the model's dtype.
     """
     graph = scene.graph
     logits = scene.linear(x, head, outputs=vocab)
@@ -29,6 +32,10 @@ def full(scene: Scene, x: Value, head: Tensor, vocab: int, *, shifts: bool = Fal
         logits = graph.pointwise(logits, keeps="nothing")
         logits = graph.pointwise(logits, keeps="output")
         logits = graph.pointwise(logits, keeps="nothing")
+    if narrow:
+        cut = graph.op([logits])
+        finish(scene, graph.pointwise(graph.cast(cut, 4) if scene.numbers.autocast else cut, keeps="output"))
+        return logits
     upcast = graph.cast(logits, 4)
     if not shifts:
         finish(scene, graph.pointwise(upcast, keeps="output"))
@@ -41,7 +48,7 @@ def full(scene: Scene, x: Value, head: Tensor, vocab: int, *, shifts: bool = Fal
 def finish(scene: Scene, logs: Value) -> None:
     """Pick the labels' log-probabilities: its gradient is as large as they are."""
     graph = scene.graph
-    picked = graph.op([logs], 1, element=4, saves=[logs])
+    picked = graph.op([logs], 1, element=logs.element, saves=[logs])
     loss = graph.op([picked], 1, rows=1)
     graph.seed(loss)
 

@@ -391,7 +391,8 @@ class Pieces:
         if setup.settings.compile and setup.stack.compiles_loss:
             losses.chunked(scene, x, head, vocab, x.rows, compiled=True)
             return None
-        return losses.full(scene, x, head, vocab, shifts=setup.stack.shifts_logits)
+        narrow = setup.stack.shifts_logits and scene.traits.narrow_loss
+        return losses.full(scene, x, head, vocab, shifts=setup.stack.shifts_logits, narrow=narrow)
 
 
 def _final_norms(body: Component) -> list[tuple[Tensor, ...]]:

@@ -116,6 +116,7 @@ class Traits:
     rotary_share: float = 1.0
     heads_first: bool = False
     softcap: bool = False
+    narrow_loss: bool = False
     softmax_fp32: bool = True
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0

@@ -67,7 +67,7 @@ class Pieces:
         fused = settings.fused_kernels or settings.compile
         return Kernels(
             attention=attention, repeats_kv=self.setup.stack.repeats_kv and attention == "sdpa", norm=fused, rope=fused,
-            activation=fused,
+            activation=fused, local=local,
         )  # fmt: skip
 
     def scene(self, component: Component) -> Callable[[Graph], Scene]:

@@ -126,7 +126,8 @@ def fused(slots: dict[str, Tensor], whole: str, pieces: tuple[str, ...]) -> Tens
 def core(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value:
     """Run the attention kernel: fused, or scores, softmax and dropout one after another.
 
-    The fused softmax takes multiples of four keys; others go through fp32.
+    The fused softmax takes multiples of four keys; others go through fp32. Where tokens are padded (encoders, and
+    attention to them), Transformer Engine clears the rows of padding by a mask that each layer makes and keeps.
     """
     graph = scene.graph
     width = part.num_heads * part.value_dim
@@ -146,6 +147,9 @@ def core(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value:
     else:
         weights = graph.cast(graph.op([scores], element=4, saves_output=True), element)
     del scores
+    if part.scope in ("encoder", "cross") and not scene.kernels.local:
+        mask = graph.new(scene.seqs * scene.length, keys, 1, kind=PAIRS)
+        weights = graph.op([weights], saves=[mask])
     if scene.traits.attention_dropout:
         weights = scene.dropout(weights)
     out = graph.op([weights, v], width, rows=q.rows, element=element, saves=[weights, v], kind=0)
@@ -200,7 +204,11 @@ def perceptron(scene: Scene, part: FeedForward, x: Value) -> Value:
 
 
 def mixture(scene: Scene, part: FeedForward, x: Value) -> Value:
-    """Run router, permutation, grouped experts and their way back."""
+    """Run router, permutation, grouped experts and their way back.
+
+    What the first matrix makes is weighed by the router before the second one takes it: within the fused activation where
+    it is gated, by a product of its own where it is not.
+    """
     graph, fan, width = scene.graph, part.num_experts_per_token, part.intermediate_size
     slots = {
         tensor.slot: tensor for tensor in part.tensors if tensor.role in ("experts", "router") and len(tensor.shape) > 1
@@ -222,12 +230,10 @@ def mixture(scene: Scene, part: FeedForward, x: Value) -> Value:
     if part.gated:
         inner = graph.op([inner, gate], width, saves=[inner, gate], element=x.element)
     else:
-        inner = graph.pointwise(inner)
+        inner = graph.mul(graph.pointwise(inner), graph.cast(gate, inner.element))
+    del gate
     made = graph.linear(inner, scene.weight(slots["down"]), x.width)
     del inner
-    if not part.gated:
-        made = graph.mul(made, graph.cast(gate, made.element))
-    del gate
     if scene.exchanges:
         made = graph.op([made])
     out = graph.op([made], rows=x.rows, saves=[graph.new(rows, 1, 8)])

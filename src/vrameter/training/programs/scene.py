@@ -96,6 +96,8 @@ class Kernels:
     norm, rope, activation
         Whether a fused kernel, or a compiler that fuses what stands between matrix products, replaces the module's own
         operations: it keeps inputs and makes the rest again in the backward pass.
+    local
+        Whether Megatron's own modules run in place of Transformer Engine's.
     """
 
     attention: str = "sdpa"
@@ -103,6 +105,7 @@ class Kernels:
     norm: bool = False
     rope: bool = False
     activation: bool = False
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ HELD: dict[str, tuple[Held, ...]] = {
     "peak_used": ("tensors", "allocator", "driver"),
 }
 # What is placed once and stays.
-PLACED = ("weights", "adapters", "master_weights", "optimizer_state", "ema")
+PLACED = ("weights", "adapters", "master_weights", "optimizer_state", "ema", "fragmentation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,8 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
         + static.scores
         + static.others
         + static.outputs
-        + static.fresh_gradients,
+        + static.fresh_gradients
+        + holding.uncut,
         "peak_allocated_bytes": peak.allocated,
         "peak_reserved_bytes": peak.reserved,
         "peak_used_bytes": peak.used,
@@ -310,6 +311,7 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     line("optimizer_state", static.state, PHASES[1:], "state per parameter of the optimizer")
     line("ema", static.ema, PHASES[1:], "averaged copy of the weights in fp32")
     line("gradients", static.gradients, PHASES[1:], "one buffer for good")
+    line("fragmentation", holding.uncut, PHASES[1:], "PyTorch cuts no remainder of 1 MiB or less off a tensor's block")
     line("temporary", static.scores, PHASES[1:], "a buffer of attention scores that stays between steps")
     line(
         "logits",

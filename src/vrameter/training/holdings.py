@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from vrameter.memory.optimizer import Parameter
+from vrameter.memory.torch_allocator import uncut_bytes
 from vrameter.model.architecture import Architecture, Component, Layer, Tensor
 from vrameter.model.formats import Format
 from vrameter.training.programs.scene import Use
@@ -154,6 +155,30 @@ class Holding:
         if packed is not None and tensor.slot == "head":
             return packed.bytes_of(tensor.shape).total
         return sum(form.bytes_of(shape).total for form, shape in self.setup.plan.stored(component, index, tensor))
+
+    @cached_property
+    def uncut(self) -> int:
+        """Bytes that the allocator does not cut off blocks of a full training's state, which is made tensor by tensor.
+
+        Weights come first, then a buffer of gradients, masters, and the optimizer's numbers; where a device holds shards,
+        they lie in a few large buffers instead.
+        """
+        setup = self.setup
+        recipe, rule, state = setup.recipe, setup.rule, setup.recipe.state_element
+        if not setup.full or setup.degrees.splits_state or setup.offloads_weights:
+            return 0
+        found = [
+            (tensor.size, self.trained(component, tensor), times) for component, _, tensor, times in self.tensors()
+        ]
+        blocks = [size * recipe.weight for size, _, times in found for _ in range(times)]
+        sizes = [size for size, trained, times in found if trained for _ in range(times)]
+        if recipe.main_gradient:
+            blocks.append(sum(sizes) * recipe.main_gradient)
+        if not setup.offloads_optimizer:
+            blocks += [size * recipe.master for size in sizes]
+            if not (rule.bits or rule.paged):
+                blocks += [size * state for size in sizes for _ in range(rule.moments)]
+        return uncut_bytes(tuple(blocks))
 
     @cached_property
     def trained_elements(self) -> int:

@@ -94,7 +94,7 @@ def hold(sizes: Iterable[int]) -> Held:
 def uncut_bytes(sizes: tuple[int, ...]) -> int:
     """Return what tensors that are allocated in this order and all stay take beyond their sizes. [bytes].
 
-    >>> uncut_bytes((3 * MIB, 3 * MIB, 13 * MIB, 9 * MIB + MIB // 2)) / MIB
+    >>> uncut_bytes((23 * MIB // 2, 3 * MIB, 16 * MIB)) / MIB
     1.5
     """
     held = hold(sizes)

@@ -88,8 +88,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     )  # fmt: skip
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
     count = sum(piece.name == "layer" for piece in pieces.all)
-    chunk = kept // max(1, min(stage.chunks, count))
-    waiting = max(0, chunk * stage.in_flight - kept)
+    waiting = kept * max(0, stage.in_flight - len(stage.share.main.layers)) // max(1, count)
     run = course(pieces.all, in_flight=waiting, prefetched=pieces.prefetched, held_gradients=pieces.accumulates)
     items = _items(holding, static, run, pieces)
     engine = rollout(asked)

@@ -173,12 +173,14 @@ def _stage(whole: Architecture, counts: list[int], number: int, *, tied: bool, n
     main = whole.main
     start = sum(counts[:number])
     last = number == len(counts) - 1
+    # The predictor of further tokens, which is on the last stage, embeds them there.
+    again = last and whole.component("mtp") is not None
     for component in whole.components:
         if component is main:
             keep = [
                 tensor
                 for tensor in component.tensors
-                if (tensor.role == "embedding" and (number == 0 or (last and tied and tensor.slot == "token")))
+                if (tensor.role == "embedding" and (number == 0 or again or (last and tied and tensor.slot == "token")))
                 or (tensor.role != "embedding" and last)
             ]
             components.append(

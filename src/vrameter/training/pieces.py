@@ -76,9 +76,8 @@ class Pieces:
         traits = self.traits(component)
         length = self.length(component)
         known: dict[int, Use] = {}
-        kernels = self.kernels
-        if component.kind == "encoder" and setup.architecture.decoder is not None:
-            kernels = replace(kernels)
+        tower = component.name == "vision"
+        kernels = replace(self.kernels, masks=not (self.kernels.local or tower))
 
         def use(tensor: Tensor) -> Use:
             found = known.get(id(tensor))
@@ -93,8 +92,8 @@ class Pieces:
         def make(graph: Graph) -> Scene:
             return Scene(
                 graph, setup.settings.micro_batch * self.sequences, length, setup.recipe.numbers, kernels, traits,
-                use, keys=setup.length if setup.degrees.context > 1 else 0, enabled=enabled, prompt_element=prompt,
-                ranks=self.ranks, exchanges=setup.degrees.expert > 1,
+                use, keys=setup.length if setup.degrees.context > 1 and not tower else 0, enabled=enabled, prompt_element=prompt,
+                ranks=self.split(component), exchanges=setup.degrees.expert > 1,
                 expert_ranks=setup.degrees.expert_tensor, memory_tokens=self.memory_tokens,
             )  # fmt: skip
 
@@ -127,7 +126,11 @@ class Pieces:
 
     def rows(self, component: Component) -> int:
         """Return the tokens of one forward pass of a component on this device, split by sequence parallelism."""
-        return self.setup.settings.micro_batch * self.sequences * self.length(component) // self.ranks
+        return self.setup.settings.micro_batch * self.sequences * self.length(component) // self.split(component)
+
+    def split(self, component: Component) -> int:
+        """Return the devices among which a component's tokens are split: those of a tower of images never are."""
+        return 1 if component.name == "vision" else self.ranks
 
     @cached_property
     def ranks(self) -> int:

@@ -98,6 +98,8 @@ class Kernels:
         operations: it keeps inputs and makes the rest again in the backward pass.
     local
         Whether Megatron's own modules run in place of Transformer Engine's.
+    masks
+        Whether attention in separate operations keeps a mask of padding in each layer.
     """
 
     attention: str = "sdpa"
@@ -106,6 +108,7 @@ class Kernels:
     rope: bool = False
     activation: bool = False
     local: bool = False
+    masks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

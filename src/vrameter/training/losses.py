@@ -76,15 +76,16 @@ def parallel(scene: Scene, x: Value, head: Tensor, vocab: int, *, merged: bool =
 def chunked(scene: Scene, x: Value, head: Tensor, vocab: int, chunk: int, *, compiled: bool = False) -> None:
     """Run the loss over chunks of tokens: logits whole in the model's dtype, fp32 copies one chunk at a time.
 
-    The log-softmax of every chunk is kept in fp32; a compiled loss makes it again from the logits. Each chunk's gradient of
-    the head stands beside the sum of those before it.
+    The log-softmax of every chunk is kept in fp32; a compiled loss makes it again from the logits, which are its input, so that
+    it cannot write a chunk's gradient over them. Each chunk's gradient of the head stands beside the sum of those before it.
     """
     graph = scene.graph
     logits = scene.linear(x, head, outputs=vocab)
     rows = min(chunk or x.rows, x.rows)
-    space = 0 if compiled else rows * vocab * 8
+    space = rows * vocab * (logits.element if compiled else 8)
     again = head.size * scene.use(head).element if scene.use(head).trained and rows < x.rows else 0
-    graph.touch(space)
+    if not compiled:
+        graph.touch(space)
     kept = logits if compiled else graph.new(logits.rows, vocab, 4)
     loss = graph.op([logits], 1, element=4, saves=[kept], work=space + again, piecewise=True)
     del logits, kept

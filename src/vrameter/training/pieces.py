@@ -68,6 +68,7 @@ class Pieces:
         return Kernels(
             attention=attention, repeats_kv=self.setup.stack.repeats_kv and attention == "sdpa", norm=fused, rope=fused,
             activation=fused, local=local,
+            transposes=self.setup.megatron is not None and self.setup.megatron.text("attention-backend") == "flash",
         )  # fmt: skip
 
     def scene(self, component: Component) -> Callable[[Graph], Scene]:

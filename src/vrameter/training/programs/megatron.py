@@ -134,7 +134,7 @@ def core(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value:
     if scene.kernels.attention != "eager":
         sums = graph.new(q.rows, part.num_heads, 4)
         out = graph.op([q, k, v], width, saves=[q, k, v, sums], saves_output=True, work=q.bytes * 2)
-        return out
+        return graph.copy(out) if scene.kernels.transposes else out
     rows = scene.seqs * part.num_heads * scene.length
     keys = k.rows // scene.seqs if part.scope == "cross" else scene.keys or scene.length
     element = q.element

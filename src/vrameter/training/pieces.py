@@ -17,6 +17,7 @@ from vrameter.training.companions import scores_vocabulary
 from vrameter.training.families import traits_of
 from vrameter.training.graph import Graph, Value
 from vrameter.training.holdings import Holding
+from vrameter.training.programs.litgpt import FIRST_ADAPTED_LAYER
 from vrameter.training.programs.scene import Kernels, Scene, Traits, Use, norms_of
 from vrameter.training.setup import TRAINED, Setup
 from vrameter.training.simulate import Cost, cost
@@ -71,8 +72,8 @@ class Pieces:
             transposes=self.setup.megatron is not None and self.setup.megatron.text("attention-backend") == "flash",
         )  # fmt: skip
 
-    def scene(self, component: Component) -> Callable[[Graph], Scene]:
-        """Return the maker of scenes for a component's programs."""
+    def scene(self, component: Component, *, prompted: bool = True) -> Callable[[Graph], Scene]:
+        """Return the maker of scenes for a component's programs; `prompted` where learned prompts are attended to as well."""
         setup, holding = self.setup, self.holding
         traits = self.traits(component)
         length = self.length(component)
@@ -88,7 +89,7 @@ class Pieces:
 
         adapters = setup.adapters
         enabled = adapters.by_slot if adapters else {}
-        prompt = setup.recipe.numbers.compute if adapters and adapters.method == "adapter" else 0
+        prompt = setup.recipe.numbers.compute if prompted and self.prompts else 0
 
         def make(graph: Graph) -> Scene:
             return Scene(
@@ -192,17 +193,25 @@ class Pieces:
         found: list[Piece] = []
         if self.holding.first and component.name != TRAINED:
             found.append(self._embedding(component, given))
-        made: dict[tuple[int, bool], Piece] = {}
+        made: dict[tuple[int, bool, bool], Piece] = {}
         # Layers below those that are trained make no graph at all.
         still = setup.settings.finetuning == "freeze" and component.name != TRAINED
         grad = not still and component.name != TRAINED and self._embedding_has_gradient(component)
-        for layer in component.layers:
-            key = (id(layer), grad)
+        alone = setup.adapters is not None and setup.adapters.method == "adapter"
+        for index, layer in enumerate(component.layers, component.first_layer):
+            prompted = self.prompts and index >= FIRST_ADAPTED_LAYER
+            key = (id(layer), grad, prompted)
             if key not in made:
-                made[key] = self._layer(component, layer, given, input_grad=grad)
+                made[key] = self._layer(component, layer, given, input_grad=grad, prompted=prompted)
             found.append(made[key])
-            grad = not still
+            grad = not still and (prompted or not alone)
         return found
+
+    @cached_property
+    def prompts(self) -> bool:
+        """Whether layers attend to learned prompts of their own."""
+        adapters = self.setup.adapters
+        return adapters is not None and adapters.method in ("adapter", "adapter_v2")
 
     def _embedding_has_gradient(self, component: Component) -> bool:
         setup = self.setup
@@ -222,10 +231,12 @@ class Pieces:
         gathered = 0 if setup.degrees.fsdp else self.gathered(sum(tensor.size for tensor in component.tensors))
         return Piece("embedding", made, 0, gradients=0 if self.accumulates else fresh, gathered=gathered)
 
-    def _layer(self, component: Component, layer: Layer, given: int, *, input_grad: bool) -> Piece:
+    def _layer(
+        self, component: Component, layer: Layer, given: int, *, input_grad: bool, prompted: bool = False
+    ) -> Piece:
         setup = self.setup
         settings = setup.settings
-        made = self._layer_cost(component, layer, input_grad=input_grad)
+        made = self._layer_cost(component, layer, input_grad=input_grad, prompted=prompted)
         by_operation = settings.recompute == "selective" and settings.recompute_policy == "op"
         recomputed = settings.recompute == "full" or by_operation
         kept = given + (self._kept_products(layer, component.hidden_size) if by_operation else 0)
@@ -235,18 +246,19 @@ class Pieces:
             gathered=self.gathered(layer.num_params), gradients=made.gradients,
         )  # fmt: skip
 
-    def _layer_cost(self, component: Component, layer: Layer, *, input_grad: bool) -> Cost:
+    def _layer_cost(self, component: Component, layer: Layer, *, input_grad: bool, prompted: bool) -> Cost:
         """Return what a layer's program costs, remembered for the next question about the same layer."""
         setup = self.setup
         key = (
-            id(layer), component.kind, component.name, self.rows(component), self.length(component), setup.length, input_grad, self.accumulates,
+            id(layer), component.kind, component.name, self.rows(component), self.length(component), setup.length, input_grad, prompted,
+            self.accumulates,
             self.kernels, self.traits(component), self.signature,
         )  # fmt: skip
         known = _COSTS.get(key)
         if known is not None:
             return known[1]
         made = cost(
-            lambda scene, x: self.program.layer(scene, layer, x), self.scene(component), width=component.hidden_size,
+            lambda scene, x: self.program.layer(scene, layer, x), self.scene(component, prompted=prompted), width=component.hidden_size,
             element=setup.recipe.numbers.residual, rows=self.rows(component), accumulates=self.accumulates, input_grad=input_grad,
         )  # fmt: skip
         if len(_COSTS) >= REMEMBERED:

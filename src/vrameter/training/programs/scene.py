@@ -214,8 +214,16 @@ class Scene:
     def head_linear(self, x: Value, tensor: Tensor, width: int) -> Value:
         """Run the output layer of a stack that names adapters by slot."""
         out = self.graph.linear(x, self.weight(tensor), width, compute=self.numbers.autocast)
+        if any(each.method == "adapter_v2" for each in self.enabled.values()):
+            return self.scaled(out)
         adapter = self.enabled.get("head")
         return out if adapter is None else self.adapted(x, out, tensor, adapter)
+
+    def scaled(self, out: Value) -> Value:
+        """Shift and scale what a frozen matrix made, by trained vectors."""
+        graph, element = self.graph, out.element
+        shifted = graph.op([out], weights=[Weight(out.width, element, trained=True)])
+        return graph.scale(shifted, Weight(out.width, element, trained=True))
 
     def grouped(self, x: Value, tensor: Tensor, width: int) -> Value:
         """Run a product with stacked matrices, one for each group of rows; autocast does not know this operation."""

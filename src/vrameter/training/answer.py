@@ -328,7 +328,7 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     fresh = static.fresh_gradients
     moments: dict[str, Moment] = {"forward": run.forward, "loss": run.loss, "backward": run.backward}
     for phase, moment in moments.items():
-        grads = fresh if held else moment.gradients
+        grads = holding.held_back or fresh if held else moment.gradients
         if asked.adapters is not None:
             grads = fresh if held or phase == "backward" else 0
         if static.gradients or asked.settings.optimizer_in_backward:

@@ -187,6 +187,22 @@ class Holding:
             tensor.size * times for component, _, tensor, times in self.tensors() if self.trained(component, tensor)
         )
 
+    @cached_property
+    def held_back(self) -> int:
+        """Gradients that each device keeps whole until the last micro-batch of a step is reduced. [bytes]."""
+        setup = self.setup
+        kind = "fsdp2" if setup.degrees.fsdp == "fsdp2" else "fsdp1"
+        waits = setup.degrees.fsdp is not None and setup.settings.grad_accumulation > 1
+        if (
+            not waits
+            or kind not in setup.stack.holds_back
+            or not setup.full
+            or setup.settings.optimizer_in_backward
+            or setup.settings.offload_gradients
+        ):
+            return 0
+        return self.trained_elements * setup.recipe.numbers.compute
+
     def per_device(self, element: int, *, when: bool) -> int:
         """Return what one number of `element` bytes for each trained parameter takes, split or not. [bytes]."""
         if not element:

@@ -52,6 +52,9 @@ class Stack:
         Whether the loss copies the logits to cut the last position off and keeps them (transformers before 4.45).
     compiles_loss
         Whether what torch.compile takes includes the loss.
+    holds_back
+        Versions of FSDP, ``fsdp1`` and ``fsdp2``, under which gradients are reduced with the last micro-batch of a step only
+        (``no_sync``): until then each device keeps them whole.
     unties
         Whether the output layer is a matrix of its own even where the model ties it to the embedding.
     """
@@ -68,6 +71,7 @@ class Stack:
     packed_keeps_input: int = 0
     packs_head: bool = False
     unties: bool = False
+    holds_back: tuple[str, ...] = ()
     repeats_kv: bool = False
     fused_steps: bool = False
     shifts_logits: bool = False

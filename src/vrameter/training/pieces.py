@@ -229,7 +229,9 @@ class Pieces:
         made = Cost(ids, ids, 0, 0, ids + size, size, ids + size + (largest if self.accumulates else fresh),
                     0 if self.accumulates else fresh, size)  # fmt: skip
         gathered = 0 if setup.degrees.fsdp else self.gathered(sum(tensor.size for tensor in component.tensors))
-        return Piece("embedding", made, 0, gradients=0 if self.accumulates else fresh, gathered=gathered)
+        pending, joined = self.outermost
+        return Piece("embedding", made, 0, gradients=0 if self.accumulates else fresh, gathered=gathered,
+                     extra_backward=pending + joined)  # fmt: skip
 
     def _layer(
         self, component: Component, layer: Layer, given: int, *, input_grad: bool, prompted: bool = False
@@ -243,7 +245,7 @@ class Pieces:
         return Piece(
             "layer", made, given, recomputed=recomputed,
             kept_input=0 if settings.activation_offload else kept,
-            gathered=self.gathered(layer.num_params), gradients=made.gradients,
+            gathered=self.gathered(layer.num_params), gradients=made.gradients, extra_backward=self.outermost[0],
         )  # fmt: skip
 
     def _layer_cost(self, component: Component, layer: Layer, *, input_grad: bool, prompted: bool) -> Cost:
@@ -325,6 +327,24 @@ class Pieces:
             grads = 4 if setup.full else 0
             return whole * (setup.recipe.numbers.compute + grads)
         return sides * setup.recipe.numbers.compute if setup.degrees.fsdp else 0
+
+    @cached_property
+    def outermost(self) -> tuple[int, int]:
+        """Gradients of FSDP's outermost group, which is reduced last. [bytes].
+
+        The output layer's waits from the start of the backward pass; at its end all of the group are put together, for a flat
+        parameter or for the reduction.
+        """
+        setup = self.setup
+        if setup.degrees.fsdp is None or self.stays_whole or not setup.full:
+            return 0, 0
+        sides = [(component, tensor) for component in self.holding.share.loaded for tensor in component.tensors]
+        trained = [tensor for component, tensor in sides if self.holding.trained(component, tensor)]
+        tied = self.holding.share.tied or setup.architecture.tied
+        waiting = sum(tensor.size for tensor in trained if tensor.slot == ("token" if tied else "head"))
+        element = setup.recipe.numbers.compute
+        joined = max(element, setup.recipe.gradient if setup.degrees.fsdp == "fsdp2" else 0)
+        return waiting * element, sum(tensor.size for tensor in trained) * joined
 
     @cached_property
     def buckets(self) -> int:

@@ -228,7 +228,7 @@ class Pieces:
         ids = self.tokens * 8
         made = Cost(ids, ids, 0, 0, ids + size, size, ids + size + (largest if self.accumulates else fresh),
                     0 if self.accumulates else fresh, size)  # fmt: skip
-        gathered = 0 if setup.degrees.fsdp else self.gathered(sum(tensor.size for tensor in component.tensors))
+        gathered = 0 if self.joins_ends else self.gathered(sum(tensor.size for tensor in tables))
         pending, joined = self.outermost
         return Piece("embedding", made, 0, gradients=0 if self.accumulates else fresh, gathered=gathered,
                      extra_backward=pending + joined)  # fmt: skip
@@ -326,7 +326,13 @@ class Pieces:
             whole = self.holding.share.num_params
             grads = 4 if setup.full else 0
             return whole * (setup.recipe.numbers.compute + grads)
-        return sides * setup.recipe.numbers.compute if setup.degrees.fsdp else 0
+        return sides * setup.recipe.numbers.compute if self.joins_ends else 0
+
+    @cached_property
+    def joins_ends(self) -> bool:
+        """Whether FSDP's outermost group holds the embedding and the output layer."""
+        setup = self.setup
+        return setup.degrees.fsdp is not None and not (setup.stack.shards_ends and setup.full)
 
     @cached_property
     def outermost(self) -> tuple[int, int]:
@@ -336,7 +342,7 @@ class Pieces:
         parameter or for the reduction.
         """
         setup = self.setup
-        if setup.degrees.fsdp is None or self.stays_whole or not setup.full:
+        if not self.joins_ends or self.stays_whole or not setup.full:
             return 0, 0
         sides = [(component, tensor) for component in self.holding.share.loaded for tensor in component.tensors]
         trained = [tensor for component, tensor in sides if self.holding.trained(component, tensor)]
@@ -396,7 +402,7 @@ class Pieces:
         )  # fmt: skip
         given = self.rows(body) * body.hidden_size * setup.recipe.numbers.residual
         return Piece("head", made, given, gradients=made.gradients,
-                     gathered=self.gathered(head.size if head is not None and not setup.degrees.fsdp else 0))  # fmt: skip
+                     gathered=self.gathered(head.size if head is not None and not self.joins_ends else 0))  # fmt: skip
 
     def head_tensor(self, body: Component) -> Tensor | None:
         """Return the matrix from the last hidden state to the vocabulary, a tied embedding included."""

@@ -46,11 +46,17 @@ def finish(scene: Scene, logs: Value) -> None:
     graph.seed(loss)
 
 
-def fabric(scene: Scene, x: Value, head: Tensor, vocab: int, *, capped: bool = False) -> Value:
-    """Run LitGPT's loss: logits of all chunks, handed on in fp32, and their log-softmax, chunk by chunk."""
-    graph = scene.graph
+def fabric(scene: Scene, x: Value, head: Tensor, vocab: int, chunk: int) -> Value:
+    """Run LitGPT's loss: logits of all chunks, handed on in fp32, and their log-softmax, chunk by chunk.
+
+    Under autocast each chunk's product turns a frozen matrix to half precision anew, and keeps it.
+    """
+    graph, use, auto = scene.graph, scene.use(head), scene.numbers.autocast
     logits = scene.head_linear(x, head, vocab)
-    if capped:
+    if graph.nodes and auto and not (use.trained or use.unpacked) and use.element != auto:
+        again = ceil_div(scene.length, chunk or scene.length) - 1
+        graph.nodes[-1].saved.append(Storage(graph, again * head.size * auto, FIXED))
+    if scene.traits.softcap:
         logits = graph.pointwise(graph.pointwise(logits, keeps="nothing"), keeps="output")
         logits = graph.pointwise(logits, keeps="nothing")
     handed = graph.op([logits], element=4, piecewise=True)

@@ -422,7 +422,7 @@ class Pieces:
             losses.fused(scene, x, head, vocab)
             return None
         if kind == "fabric":
-            return losses.fabric(scene, x, head, vocab)
+            return losses.fabric(scene, x, head, vocab, setup.settings.loss_chunk_tokens or 0)
         if kind == "megatron":
             losses.parallel(scene, x, head, vocab)
             return None

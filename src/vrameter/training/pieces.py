@@ -418,14 +418,16 @@ class Pieces:
     def _loss(self, scene: Scene, x: Value, head: Tensor, vocab: int) -> Value | None:
         setup = self.setup
         kind, asked = setup.stack.loss, setup.settings.loss or "full"
+        if kind == "megatron":
+            args = setup.megatron
+            within = args.text("cross-entropy-fusion-impl") == "te" if args else setup.stack.name == "megatron-bridge"
+            losses.parallel(scene, x, head, vocab, within=within and asked == "fused")
+            return None
         if asked == "fused":
             losses.fused(scene, x, head, vocab)
             return None
         if kind == "fabric":
             return losses.fabric(scene, x, head, vocab, setup.settings.loss_chunk_tokens or 0)
-        if kind == "megatron":
-            losses.parallel(scene, x, head, vocab)
-            return None
         if asked == "chunked":
             losses.chunked(scene, x, head, vocab, setup.settings.loss_chunk_tokens or -(-x.rows // 8),
                            compiled=setup.settings.compile)  # fmt: skip

@@ -10,6 +10,7 @@ from vrameter.engines import Answer, Ask
 from vrameter.ledger import Basis, Held, Item, Ledger, item
 from vrameter.memory import optimizer as opt
 from vrameter.memory import runtime
+from vrameter.model.architecture import Attention
 from vrameter.model.diffusion.pipeline import Pipeline
 from vrameter.training import pipelines
 from vrameter.training.advice import changes, limits
@@ -31,7 +32,7 @@ HELD: dict[str, tuple[Held, ...]] = {
     "peak_used": ("tensors", "allocator", "driver"),
 }
 # What is placed once and stays.
-PLACED = ("weights", "adapters", "master_weights", "optimizer_state", "ema")
+PLACED = ("weights", "adapters", "master_weights", "optimizer_state", "ema", "fragmentation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Static:
     step: int
     ema: int = 0
     pipeline: int = 0
-    masks: int = 0
+    scores: int = 0
     others: int = 0
     outputs: int = 0
 
@@ -82,13 +83,12 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     static = static_of(holding)
     pieces = Pieces(holding)
     static = replace(
-        static, pipeline=_pipeline_buffers(asked, stage, pieces), masks=_masks(asked, pieces), outputs=_outputs(asked, pieces),
+        static, pipeline=_pipeline_buffers(asked, stage, pieces), scores=_scores(asked, stage, pieces), outputs=_outputs(asked, pieces),
         others=companions(asked, static),
     )  # fmt: skip
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
     count = sum(piece.name == "layer" for piece in pieces.all)
-    chunk = kept // max(1, min(stage.chunks, count))
-    waiting = max(0, chunk * stage.in_flight - kept)
+    waiting = kept * max(0, stage.in_flight - len(stage.share.main.layers)) // max(1, count)
     run = course(pieces.all, in_flight=waiting, prefetched=pieces.prefetched, held_gradients=pieces.accumulates)
     items = _items(holding, static, run, pieces)
     engine = rollout(asked)
@@ -109,10 +109,11 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
         + static.gradients
         + space
         + static.pipeline
-        + static.masks
+        + static.scores
         + static.others
         + static.outputs
-        + static.fresh_gradients,
+        + static.fresh_gradients
+        + holding.uncut,
         "peak_allocated_bytes": peak.allocated,
         "peak_reserved_bytes": peak.reserved,
         "peak_used_bytes": peak.used,
@@ -135,16 +136,27 @@ def _pipeline_buffers(asked: Setup, stage: Stage, pieces: Pieces) -> int:
     return (2 * stage.chunks + 1) * size
 
 
-def _masks(asked: Setup, pieces: Pieces) -> int:
-    """Return the attention masks that Megatron's own modules are given. [bytes].
+def _scores(asked: Setup, stage: Stage, pieces: Pieces) -> int:
+    """Return the buffer of scores that attention of Megatron's own modules multiplies into and never gives back. [bytes].
 
-    Four of them, an integer and a switch among them: 16 bytes for each pair of tokens of a sequence, as four runs show.
+    One for all layers, as large as the largest of them needs (``core/transformer/dot_product_attention.py``).
     """
-    if not asked.architecture.model_type.endswith("_local") or (
-        asked.architecture.component("encoder") and asked.architecture.decoder
-    ):
+    if not pieces.kernels.local:
         return 0
-    return 16 * asked.settings.micro_batch * asked.local_length**2
+    most = 0
+    for component in stage.share.loaded:
+        rows = asked.settings.micro_batch * pieces.sequences * pieces.length(component)
+        heads = max(
+            (
+                part.num_heads
+                for layer, _ in component.layer_groups
+                for part in layer.parts
+                if isinstance(part, Attention)
+            ),
+            default=0,
+        )
+        most = max(most, rows * heads * pieces.length(component))
+    return most * asked.recipe.numbers.compute
 
 
 def _outputs(asked: Setup, pieces: Pieces) -> int:
@@ -298,7 +310,8 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     line("optimizer_state", static.state, PHASES[1:], "state per parameter of the optimizer")
     line("ema", static.ema, PHASES[1:], "averaged copy of the weights in fp32")
     line("gradients", static.gradients, PHASES[1:], "one buffer for good")
-    line("temporary", static.masks, PHASES[1:], "attention masks of a batch", basis="calibrated")
+    line("fragmentation", holding.uncut, PHASES[1:], "PyTorch cuts no remainder of 1 MiB or less off a tensor's block")
+    line("temporary", static.scores, PHASES[1:], "a buffer of attention scores that stays between steps")
     line(
         "logits",
         static.outputs,
@@ -315,7 +328,7 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     fresh = static.fresh_gradients
     moments: dict[str, Moment] = {"forward": run.forward, "loss": run.loss, "backward": run.backward}
     for phase, moment in moments.items():
-        grads = fresh if held else moment.gradients
+        grads = holding.held_back or fresh if held else moment.gradients
         if asked.adapters is not None:
             grads = fresh if held or phase == "backward" else 0
         if static.gradients or asked.settings.optimizer_in_backward:

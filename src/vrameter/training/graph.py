@@ -255,6 +255,14 @@ class Graph:
         """Run a function of each number that keeps its ``input``, its ``output`` or ``nothing``."""
         return self.op([x], saves=[x] if keeps == "input" else (), saves_output=keeps == "output", work=work)
 
+    def within(self, x: Value) -> Value:
+        """Run a function that writes over its input and keeps nothing; its gradient is a tensor of its own."""
+        grad = self.needs(x)
+        out = Value(x.storage, x.rows, x.width, x.element, Slot(x.bytes) if grad else None)
+        if grad:
+            self.record((x,), (out,))
+        return out
+
     def add(self, a: Value, b: Value, *, into: bool = False) -> Value:
         """Add; `into` writes over the first."""
         grad = self.needs(a, b)

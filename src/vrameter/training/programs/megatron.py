@@ -126,14 +126,15 @@ def fused(slots: dict[str, Tensor], whole: str, pieces: tuple[str, ...]) -> Tens
 def core(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value:
     """Run the attention kernel: fused, or scores, softmax and dropout one after another.
 
-    The fused softmax takes multiples of four keys; others go through fp32.
+    Where tokens are padded (encoders, and attention to them), Transformer Engine clears the rows of padding by a mask that
+    each layer makes and keeps.
     """
     graph = scene.graph
     width = part.num_heads * part.value_dim
     if scene.kernels.attention != "eager":
         sums = graph.new(q.rows, part.num_heads, 4)
         out = graph.op([q, k, v], width, saves=[q, k, v, sums], saves_output=True, work=q.bytes * 2)
-        return out
+        return graph.copy(out) if scene.kernels.transposes else out
     rows = scene.seqs * part.num_heads * scene.length
     keys = k.rows // scene.seqs if part.scope == "cross" else scene.keys or scene.length
     element = q.element
@@ -141,16 +142,30 @@ def core(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value:
         k = graph.copy(k, width=part.num_heads * part.head_dim)
         v = graph.copy(v, width=width)
     scores = graph.op([q, k], keys, rows=rows, saves=[q, k], kind=PAIRS)
-    if keys % 4 == 0 and 16 < keys <= 16384:
+    if _fuses_softmax(scene, part, keys):
         weights = graph.pointwise(scores, keeps="output")
     else:
-        weights = graph.cast(graph.op([scores], element=4, saves_output=True), element)
+        scores = graph.within(graph.cast(scores, 4))
+        weights = graph.pointwise(scores, keeps="output")
+        weights = graph.cast(weights, element)
     del scores
+    if scene.kernels.masks and part.scope in ("encoder", "cross"):
+        mask = graph.new(scene.seqs * scene.length, keys, 1, kind=PAIRS)
+        weights = graph.op([weights], saves=[mask])
     if scene.traits.attention_dropout:
         weights = scene.dropout(weights)
     out = graph.op([weights, v], width, rows=q.rows, element=element, saves=[weights, v], kind=0)
     del weights
     return graph.copy(out)
+
+
+def _fuses_softmax(scene: Scene, part: Attention, keys: int) -> bool:
+    """Say whether one kernel scales, masks and normalises; otherwise scores are turned to fp32 and back."""
+    if scene.kernels.local:
+        step, most = 4, 4096
+    else:
+        step, most = 8, 16383
+    return 16 < keys <= most and keys % step == 0 and scene.length % 4 == 0 and scene.seqs * part.num_heads % 4 == 0
 
 
 def latent(scene: Scene, part: LatentAttention, x: Value, norm: tuple[Tensor, ...]) -> Value:
@@ -200,7 +215,11 @@ def perceptron(scene: Scene, part: FeedForward, x: Value) -> Value:
 
 
 def mixture(scene: Scene, part: FeedForward, x: Value) -> Value:
-    """Run router, permutation, grouped experts and their way back."""
+    """Run router, permutation, grouped experts and their way back.
+
+    What the first matrix makes is weighed by the router before the second one takes it: within the fused activation where
+    it is gated, by a product of its own where it is not.
+    """
     graph, fan, width = scene.graph, part.num_experts_per_token, part.intermediate_size
     slots = {
         tensor.slot: tensor for tensor in part.tensors if tensor.role in ("experts", "router") and len(tensor.shape) > 1
@@ -222,12 +241,10 @@ def mixture(scene: Scene, part: FeedForward, x: Value) -> Value:
     if part.gated:
         inner = graph.op([inner, gate], width, saves=[inner, gate], element=x.element)
     else:
-        inner = graph.pointwise(inner)
+        inner = graph.mul(graph.pointwise(inner), graph.cast(gate, inner.element))
+    del gate
     made = graph.linear(inner, scene.weight(slots["down"]), x.width)
     del inner
-    if not part.gated:
-        made = graph.mul(made, graph.cast(gate, made.element))
-    del gate
     if scene.exchanges:
         made = graph.op([made])
     out = graph.op([made], rows=x.rows, saves=[graph.new(rows, 1, 8)])

@@ -6,7 +6,8 @@ References
 .. [2] torchtune 0.6, ``modules/loss``: cross-entropy over chunks of tokens.
 .. [3] LitGPT 0.4, ``utils.py``: ``chunked_cross_entropy``; Lightning Fabric hands half-precision outputs on in fp32.
 .. [4] Liger-Kernel 0.8, ``ops/fused_linear_cross_entropy.py``; E. Wijmans et al., "Cut Your Losses", 2024, arXiv:2411.09009.
-.. [5] Megatron-LM, ``core/tensor_parallel/cross_entropy.py``: vocabulary-parallel, in fp32, softmax kept.
+.. [5] Megatron-LM, ``core/tensor_parallel/cross_entropy.py``: vocabulary-parallel, in fp32, softmax kept;
+       ``core/fusions/fused_cross_entropy.py``: its steps under ``torch.compile``; Transformer Engine's keeps an fp32 gradient.
 """
 
 from __future__ import annotations
@@ -62,14 +63,17 @@ def fabric(scene: Scene, x: Value, head: Tensor, vocab: int, *, capped: bool = F
     return handed
 
 
-def parallel(scene: Scene, x: Value, head: Tensor, vocab: int, *, merged: bool = False) -> None:
-    """Run Megatron's loss: an fp32 copy of the logits turned into the softmax in place, gradients in its place."""
+def parallel(scene: Scene, x: Value, head: Tensor, vocab: int, *, compiled: bool = False) -> None:
+    """Run Megatron's loss: an fp32 copy of the logits turned into the softmax in place, gradients in its place.
+
+    Its fused form is the same, compiled: what the compiler makes functional stands beside the copy that it replaces.
+    """
     graph = scene.graph
     logits = scene.gathered(graph.linear(x, scene.weight(head), vocab))
     soft = graph.new(logits.rows, vocab, 4)
-    loss = graph.op([logits], 1, element=4, saves=[soft], work=0)
-    if merged:
-        del logits
+    if compiled:
+        graph.touch(soft.bytes)
+    loss = graph.op([logits], 1, element=4, saves=[soft])
     graph.seed(graph.op([loss], 1, rows=1))
 
 

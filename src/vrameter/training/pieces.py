@@ -376,14 +376,16 @@ class Pieces:
     def _loss(self, scene: Scene, x: Value, head: Tensor, vocab: int) -> Value | None:
         setup = self.setup
         kind, asked = setup.stack.loss, setup.settings.loss or "full"
+        if kind == "megatron":
+            te = setup.megatron is not None and setup.megatron.text("cross-entropy-fusion-impl") == "te"
+            fused = asked == "fused" or setup.settings.cross_entropy_loss_fusion
+            losses.parallel(scene, x, head, vocab, compiled=fused and not te)
+            return None
         if asked == "fused":
             losses.fused(scene, x, head, vocab)
             return None
         if kind == "fabric":
             return losses.fabric(scene, x, head, vocab)
-        if kind == "megatron":
-            losses.parallel(scene, x, head, vocab)
-            return None
         if asked == "chunked":
             losses.chunked(scene, x, head, vocab, setup.settings.loss_chunk_tokens or -(-x.rows // 8),
                            compiled=setup.settings.compile)  # fmt: skip

@@ -63,6 +63,7 @@ class Degrees:
     zero: int
     fsdp: str | None
     offload: str | None
+    instances: int = 1
 
     @property
     def devices(self) -> int:
@@ -71,13 +72,13 @@ class Degrees:
 
     @property
     def shards(self) -> int:
-        """Devices among which a dense parameter's state can be split."""
-        return self.data * self.context
+        """Devices among which a dense parameter's state can be split: those of one of the optimizer's instances."""
+        return max(1, self.data * self.context // self.instances)
 
     @property
     def expert_shards(self) -> int:
         """Devices among which an expert's state can be split."""
-        return max(1, self.data * self.context * self.tensor // (self.expert * self.expert_tensor))
+        return max(1, self.data * self.context * self.tensor // (self.expert * self.expert_tensor * self.instances))
 
     @property
     def splits_weights(self) -> bool:
@@ -301,9 +302,12 @@ def _degrees(ask: Ask, found: Stack) -> Degrees:
     silent = data > 1 and asked.fsdp is None and asked.zero_stage == 0
     fsdp = asked.fsdp.lower() if asked.fsdp else found.fsdp if silent else None
     zero = found.zero_stage if silent else asked.zero_stage
+    model = ask.request.model
+    args = Arguments(model["megatron_args"] if isinstance(model, dict) and "megatron_args" in model else {})
     return Degrees(
         asked.tensor, asked.pipeline, data, asked.context, asked.expert, expert_tensor, asked.virtual_pipeline,
         asked.sequence, zero, None if fsdp in ("no_shard", "ddp", "none") else fsdp, asked.offload,
+        max(1, args.number("num-distributed-optimizer-instances", 1)),
     )  # fmt: skip
 
 

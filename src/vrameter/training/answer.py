@@ -10,6 +10,7 @@ from vrameter.engines import Answer, Ask
 from vrameter.ledger import Basis, Held, Item, Ledger, item
 from vrameter.memory import optimizer as opt
 from vrameter.memory import runtime
+from vrameter.model.architecture import Attention, FeedForward
 from vrameter.model.diffusion.pipeline import Pipeline
 from vrameter.training import pipelines
 from vrameter.training.advice import changes, limits
@@ -47,7 +48,7 @@ class Static:
     step: int
     ema: int = 0
     pipeline: int = 0
-    masks: int = 0
+    shared: int = 0
     others: int = 0
     outputs: int = 0
 
@@ -82,7 +83,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     static = static_of(holding)
     pieces = Pieces(holding)
     static = replace(
-        static, pipeline=_pipeline_buffers(asked, stage, pieces), masks=_masks(asked, pieces), outputs=_outputs(asked, pieces),
+        static, pipeline=_pipeline_buffers(asked, stage, pieces), shared=_shared_buffer(asked, stage, pieces), outputs=_outputs(asked, pieces),
         others=companions(asked, static),
     )  # fmt: skip
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
@@ -109,7 +110,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
         + static.gradients
         + space
         + static.pipeline
-        + static.masks
+        + static.shared
         + static.others
         + static.outputs
         + static.fresh_gradients,
@@ -135,16 +136,31 @@ def _pipeline_buffers(asked: Setup, stage: Stage, pieces: Pieces) -> int:
     return (2 * stage.chunks + 1) * size
 
 
-def _masks(asked: Setup, pieces: Pieces) -> int:
-    """Return the attention masks that Megatron's own modules are given. [bytes].
+def _shared_buffer(asked: Setup, stage: Stage, pieces: Pieces) -> int:
+    """Return the buffer that Megatron's own modules share and keep (``GlobalMemoryBuffer``): its largest use. [bytes].
 
-    Four of them, an integer and a switch among them: 16 bytes for each pair of tokens of a sequence, as four runs show.
+    Tokens of all devices that split experts between them, where the dispatcher gathers them; tokens of all devices of
+    sequence parallelism before the output layer; scores of all heads in its own attention.
     """
-    if not asked.architecture.model_type.endswith("_local") or (
-        asked.architecture.component("encoder") and asked.architecture.decoder
-    ):
+    if asked.stack.program != "megatron":
         return 0
-    return 16 * asked.settings.micro_batch * asked.local_length**2
+    local = asked.architecture.model_type.endswith("_local")
+    degrees, element = asked.degrees, asked.recipe.numbers.compute
+    width, rows = asked.architecture.main.hidden_size, pieces.tokens // pieces.ranks
+    uses = [0]
+    if pieces.ranks > 1 and (stage.last or local):
+        uses.append(pieces.tokens * width * element)
+    dispatcher = asked.megatron.text("moe-token-dispatcher-type", "allgather") if asked.megatron is not None else ""
+    meeting = degrees.expert * degrees.expert_tensor
+    for component in stage.share.loaded:
+        for layer, _ in component.layer_groups:
+            for part in layer.parts:
+                if isinstance(part, FeedForward) and part.num_experts and dispatcher == "allgather" and meeting > 1:
+                    uses.append(rows * meeting * width * element)
+                if isinstance(part, Attention) and local and pieces.kernels.attention == "eager":
+                    length = pieces.length(component)
+                    uses.append(asked.settings.micro_batch * part.num_heads * length * asked.length * element)
+    return max(uses)
 
 
 def _outputs(asked: Setup, pieces: Pieces) -> int:
@@ -298,7 +314,7 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     line("optimizer_state", static.state, PHASES[1:], "state per parameter of the optimizer")
     line("ema", static.ema, PHASES[1:], "averaged copy of the weights in fp32")
     line("gradients", static.gradients, PHASES[1:], "one buffer for good")
-    line("temporary", static.masks, PHASES[1:], "attention masks of a batch", basis="calibrated")
+    line("communication", static.shared, PHASES[1:], "a buffer that modules share and keep", basis="modelled")
     line(
         "logits",
         static.outputs,

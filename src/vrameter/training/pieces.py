@@ -107,6 +107,8 @@ class Pieces:
             found = replace(found, attention_dropout=settings.attention_dropout)
         if settings.hidden_dropout is not None:
             found = replace(found, hidden_dropout=settings.hidden_dropout)
+        if self.setup.megatron is not None and self.setup.megatron.text("moe-router-dtype") == "fp32":
+            found = replace(found, router="fp32")
         return found
 
     def length(self, component: Component) -> int:

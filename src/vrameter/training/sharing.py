@@ -172,12 +172,14 @@ def _stage(whole: Architecture, counts: list[int], number: int, *, tied: bool, n
     main = whole.main
     start = sum(counts[:number])
     last = number == len(counts) - 1
+    # Layers that predict further tokens read the embedding as well.
+    again = last and (tied or whole.component("mtp") is not None)
     for component in whole.components:
         if component is main:
             keep = [
                 tensor
                 for tensor in component.tensors
-                if (tensor.role == "embedding" and (number == 0 or (last and tied and tensor.slot == "token")))
+                if (tensor.role == "embedding" and (number == 0 or (again and tensor.slot == "token")))
                 or (tensor.role != "embedding" and last)
             ]
             components.append(

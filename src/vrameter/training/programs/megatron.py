@@ -200,34 +200,30 @@ def perceptron(scene: Scene, part: FeedForward, x: Value) -> Value:
 
 
 def mixture(scene: Scene, part: FeedForward, x: Value) -> Value:
-    """Run router, permutation, grouped experts and their way back."""
+    """Run router, permutation, grouped experts and their way back.
+
+    Each copy's probability is multiplied in before the second matrix: by the fused activation where it is gated, else by
+    a product of its own in the router's numbers.
+    """
     graph, fan, width = scene.graph, part.num_experts_per_token, part.intermediate_size
     slots = {
         tensor.slot: tensor for tensor in part.tensors if tensor.role in ("experts", "router") and len(tensor.shape) > 1
     }
-    wide = scene.traits.router == "fp32"
-    inputs = graph.cast(x, 4) if wide else x
-    logits = graph.linear(inputs, scene.weight(slots["router"]), part.num_experts)
-    del inputs
-    scores = graph.op([logits], element=4, saves_output=True)
-    chosen = graph.op([scores], saves=[graph.new(x.rows, part.num_experts, 1)])
-    del logits, scores
+    probabilities = route(scene, part, x, slots["router"])
     rows = x.rows * fan * (scene.expert_ranks if scene.ranks > 1 else 1)
     copies = graph.op([x], rows=rows, saves=[graph.new(rows, 1, 8)])
     if scene.exchanges:
         copies = graph.op([copies])
-    gate = graph.op([chosen], 1, rows=rows, element=4)
+    gate = graph.op([probabilities], 1, rows=rows)
     inner = graph.linear(copies, scene.weight(slots.get("gate_up") or slots["up"]), (2 if part.gated else 1) * width)
-    del copies
+    del copies, probabilities
     if part.gated:
         inner = graph.op([inner, gate], width, saves=[inner, gate], element=x.element)
     else:
-        inner = graph.pointwise(inner)
+        inner = graph.cast(graph.mul(graph.pointwise(inner), gate), x.element)
+    del gate
     made = graph.linear(inner, scene.weight(slots["down"]), x.width)
     del inner
-    if not part.gated:
-        made = graph.mul(made, graph.cast(gate, made.element))
-    del gate
     if scene.exchanges:
         made = graph.op([made])
     out = graph.op([made], rows=x.rows, saves=[graph.new(rows, 1, 8)])
@@ -236,6 +232,18 @@ def mixture(scene: Scene, part: FeedForward, x: Value) -> Value:
     if named:
         out = graph.add(out, perceptron(scene, shared_part(part), x))
     return out
+
+
+def route(scene: Scene, part: FeedForward, x: Value, router: Tensor) -> Value:
+    """Return each token's probability for each expert; scores for the auxiliary loss are kept beside them."""
+    graph, fan = scene.graph, part.num_experts_per_token
+    weight = scene.weight(router)
+    logits = graph.op([x], part.num_experts, element=4 if scene.traits.router == "fp32" else x.element,
+                      saves=[x] if weight.slot else (), weights=[weight])  # fmt: skip
+    scores = graph.op([logits], element=4, saves_output=True)
+    chosen = graph.op([scores], fan, saves=[graph.new(x.rows, fan, 8)], saves_output=True)
+    del scores
+    return graph.op([chosen], part.num_experts, element=logits.element, saves=[graph.new(x.rows, part.num_experts, 1)])
 
 
 __all__ = ["attention", "layer", "normed", "perceptron", "run"]

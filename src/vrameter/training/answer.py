@@ -182,14 +182,22 @@ def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
             found.append(each)
             continue
         handles = 2
-        if asked.stack.program == "megatron" and not asked.architecture.model_type.endswith("_local"):
+        local = asked.architecture.model_type.endswith("_local")
+        # Routers multiply with Transformer Engine's kernel in any case.
+        if asked.stack.program == "megatron" and not (local and not _mixtures(asked)):
             handles = 7 if asked.megatron is not None and asked.megatron.flag("moe-grouped-gemm") else 3
+            handles += 3 if asked.megatron is not None and asked.megatron.flag("tp-comm-overlap") else 0
         found.append(
             item("workspace", workspaces, phases=PHASES[1:], basis="modelled", handles=handles, blas_workspace=each.bytes,
                  low=(handles - 1) * each.bytes, high=2 * handles * each.bytes,
-                 source="PyTorch 2.13 CUDABlas: one workspace for the forward and one for the backward thread; Transformer Engine's own, four more for grouped experts")
+                 source="PyTorch 2.13 CUDABlas: one workspace for the forward and one for the backward thread; Transformer Engine's own, four more for grouped experts, three for overlapped tensor parallelism")
         )  # fmt: skip
     return found
+
+
+def _mixtures(asked: Setup) -> bool:
+    return any(isinstance(part, FeedForward) and part.num_experts
+               for layer, _ in asked.architecture.main.layer_groups for part in layer.parts)  # fmt: skip
 
 
 def _communicators(asked: Setup) -> list[Item]:
@@ -257,6 +265,8 @@ def static_of(holding: Holding) -> Static:
         master = holding.per_device(recipe.master + recipe.gradient_copy, when=split)
         if asked.adapters and recipe.master:
             master += side * recipe.master
+        if asked.deals_tensors:
+            master, state = _dealt(holding, element=element)
     weights = holding.weight_bytes
     buffer = holding.per_device(recipe.main_gradient, when=degrees.splits_gradients)
     fresh = holding.per_device(recipe.gradient, when=degrees.splits_gradients) if not recipe.main_gradient else 0
@@ -277,6 +287,22 @@ def static_of(holding: Holding) -> Static:
         buffer, fresh = buffer + fresh, 0
     ema = holding.per_device(4, when=False) if asked.settings.ema else 0
     return Static(weights, master, side_weights * adapter_element, state, buffer, fresh, step, ema)
+
+
+def _dealt(holding: Holding, *, element: int) -> tuple[int, int]:
+    """Return masters and state of the fullest device where whole tensors are dealt out to devices. [bytes]."""
+    asked = holding.setup
+    masters = state = 0
+    for share in {tensor.share for tensor in holding.parameters}:
+        tensors = [tensor for tensor in holding.parameters if tensor.share == share for _ in range(tensor.times)]
+        both = opt.dealt_bytes(
+            (opt.state_of(asked.rule, each, element=element) + each.size * asked.recipe.master for each in tensors),
+            devices=share,
+        )
+        own = opt.dealt_bytes((each.size * asked.recipe.master for each in tensors), devices=share)
+        masters += own
+        state += both - own
+    return masters, state
 
 
 def _adapter_element(asked: Setup) -> int:

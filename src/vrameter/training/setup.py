@@ -134,6 +134,14 @@ class Setup:
         return -(-self.length // self.degrees.context)
 
     @property
+    def deals_tensors(self) -> bool:
+        """Whether Megatron's layer-wise optimizer deals whole tensors out to devices, without a layout of its buffers."""
+        return (
+            self.megatron is not None and self.rule.matrices_only and self.degrees.splits_state
+            and self.megatron.flag("no-use-layer-wise-param-layout")
+        )  # fmt: skip
+
+    @property
     def offloads_optimizer(self) -> bool:
         """Whether the optimizer's state lies in host memory."""
         return self.degrees.offload in ("optimizer", "cpu", "all") or self.settings.optimizer_cpu_offload

@@ -31,6 +31,9 @@ HELD: dict[str, tuple[Held, ...]] = {
     "peak_reserved": ("tensors", "allocator"),
     "peak_used": ("tensors", "allocator", "driver"),
 }
+# Transformer Engine's workspace from compute capability 9.0 on, and before. PyTorch's is as large as the first where
+# deterministic kernels are asked for (CUBLAS_WORKSPACE_CONFIG=:4096:8). [bytes] [Transformer Engine, cpp_extensions/gemm.py]
+HOPPER_WORKSPACE, AMPERE_WORKSPACE = 33_554_432, 4_194_304
 # What is placed once and stays.
 PLACED = ("weights", "adapters", "master_weights", "optimizer_state", "ema")
 
@@ -181,15 +184,19 @@ def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
         if each.term != "workspace":
             found.append(each)
             continue
-        handles = 2
-        local = asked.architecture.model_type.endswith("_local")
+        args, local = asked.megatron, asked.architecture.model_type.endswith("_local")
+        engine = 0
         # Routers multiply with Transformer Engine's kernel in any case.
         if asked.stack.program == "megatron" and not (local and not _mixtures(asked)):
-            handles = 7 if asked.megatron is not None and asked.megatron.flag("moe-grouped-gemm") else 3
-            handles += 3 if asked.megatron is not None and asked.megatron.flag("tp-comm-overlap") else 0
+            engine = 1
+            if args is not None:
+                engine += 4 * args.flag("moe-grouped-gemm") + 3 * args.flag("tp-comm-overlap")
+        own = HOPPER_WORKSPACE if each.bytes >= HOPPER_WORKSPACE else AMPERE_WORKSPACE
+        fixed = args is not None and args.flag("deterministic-mode")
+        blas = HOPPER_WORKSPACE if fixed else each.bytes
         found.append(
-            item("workspace", workspaces, phases=PHASES[1:], basis="modelled", handles=handles, blas_workspace=each.bytes,
-                 low=(handles - 1) * each.bytes, high=2 * handles * each.bytes,
+            item("workspace", workspaces, phases=PHASES[1:], basis="modelled", handles=2, blas_workspace=blas,
+                 engine_handles=engine, engine_workspace=own, low=blas + engine * own, high=2 * (2 * blas + engine * own),
                  source="PyTorch 2.13 CUDABlas: one workspace for the forward and one for the backward thread; Transformer Engine's own, four more for grouped experts, three for overlapped tensor parallelism")
         )  # fmt: skip
     return found
@@ -228,14 +235,14 @@ def _slack(asked: Setup, alive: list[Item]) -> Item:
     )  # fmt: skip
 
 
-def workspaces(*, handles: int, blas_workspace: int) -> int:
-    """Return the workspaces of the matrix libraries.
+def workspaces(*, handles: int, blas_workspace: int, engine_handles: int, engine_workspace: int) -> int:
+    """Return the workspaces of the matrix libraries: PyTorch's, and Transformer Engine's own.
 
     Formula::
 
-        handles * blas_workspace
+        handles * blas_workspace + engine_handles * engine_workspace
     """
-    return handles * blas_workspace
+    return handles * blas_workspace + engine_handles * engine_workspace
 
 
 def static_of(holding: Holding) -> Static:

@@ -61,8 +61,15 @@ class Holding:
         return Use(
             element=element, trained=trained, grad_element=recipe.gradient,
             unpacked=tensor.size * recipe.numbers.compute if packed else 0,
-            keeps_input=setup.stack.packed_keeps_input if packed else 0, adapter=adapter,
+            keeps_input=setup.stack.packed_keeps_input if packed else self._kept_in_float8(tensor), adapter=adapter,
         )  # fmt: skip
+
+    def _kept_in_float8(self, tensor: Tensor) -> int:
+        """Return the size of the numbers in which Transformer Engine's float8 products keep their inputs; 0: as they are."""
+        setup = self.setup
+        if setup.settings.precision != "fp8" or setup.stack.program != "megatron":
+            return 0
+        return int(len(tensor.shape) > 1 and tensor.slot not in _OUTSIDE and tensor.role != "router")
 
     def format(self, component: Component, layer: int | None, tensor: Tensor) -> Format | None:
         """Return the format of a quantised tensor, None where it is stored plainly."""

@@ -84,7 +84,7 @@ def estimate(ask: Ask) -> Answer:
 def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     holding = Holding(asked, stage.share, stage.first, stage.last)
     static = static_of(holding)
-    pieces = Pieces(holding)
+    pieces = Pieces(holding, stage.chunks)
     static = replace(
         static, pipeline=_pipeline_buffers(asked, stage, pieces), shared=_shared_buffer(asked, stage, pieces), outputs=_outputs(asked, pieces),
         others=companions(asked, static),
@@ -288,6 +288,7 @@ def static_of(holding: Holding) -> Static:
         if side:
             tensors.append(opt.Parameter((side,), adapter_element))
         step = opt.step_bytes(rule, tensors, element=recipe.master or recipe.weight)
+        step += holding.per_device(recipe.step_copy, when=split)
         if asked.settings.optimizer_in_backward:
             step = min(step, 3 * 4 * max((tensor.size for tensor in tensors), default=0))
     if recipe.contiguous_gradients:

@@ -68,7 +68,7 @@ class Holding:
         """Say whether Transformer Engine multiplies by a matrix in float8, and so keeps its input in one byte a number."""
         setup = self.setup
         return (
-            setup.settings.precision == "fp8" and setup.stack.name == "megatron" and len(tensor.shape) > 1
+            setup.settings.precision == "fp8" and setup.stack.program == "megatron" and len(tensor.shape) > 1
             and tensor.role not in ("embedding", "head", "router") and tensor.slot not in _OUTSIDE
         )  # fmt: skip
 
@@ -151,7 +151,8 @@ class Holding:
         alone = setup.megatron is not None and setup.megatron.flag("fp8-param-gather")
         for component, layer, tensor, times in self.tensors():
             stored = times * self.split(self._stored(component, layer, tensor, recipe.weight), tensor, when=whole)
-            copies = 2 * times * tensor.size if layer is not None and self.multiplies_in_float8(tensor) else 0
+            copied = setup.stack.name == "megatron" and layer is not None and self.multiplies_in_float8(tensor)
+            copies = 2 * times * tensor.size if copied else 0
             total += copies if copies and alone else stored + copies
         return total
 

@@ -20,7 +20,7 @@ from vrameter.training.holdings import Holding
 from vrameter.training.programs.scene import Kernels, Scene, Traits, Use, norms_of
 from vrameter.training.setup import TRAINED, Setup
 from vrameter.training.simulate import Cost, cost
-from vrameter.training.step import Piece
+from vrameter.training.step import Piece, joined
 from vrameter.units import ceil_div
 
 # Costs kept for the next question about the same layer. They hold it, so that its id stays its own.
@@ -30,9 +30,16 @@ _COSTS: dict[tuple[object, ...], tuple[Layer, Cost]] = {}
 
 @dataclass(frozen=True)
 class Pieces:
-    """The pieces of one holding."""
+    """The pieces of one holding.
+
+    Parameters
+    ----------
+    turns
+        Turns that an interleaved pipeline cuts its layers into.
+    """
 
     holding: Holding
+    turns: int = 1
 
     @property
     def setup(self) -> Setup:
@@ -95,7 +102,7 @@ class Pieces:
                 graph, setup.settings.micro_batch * self.sequences, length, setup.recipe.numbers, kernels, traits,
                 use, keys=setup.length if setup.degrees.context > 1 else 0, enabled=enabled, prompt_element=prompt,
                 ranks=self.ranks, exchanges=setup.degrees.expert > 1,
-                expert_ranks=setup.degrees.expert_tensor, memory_tokens=self.memory_tokens,
+                expert_ranks=setup.degrees.expert_tensor, memory_tokens=self.memory_tokens, checkpoints=self.checkpoints,
             )  # fmt: skip
 
         return make
@@ -130,6 +137,14 @@ class Pieces:
     def rows(self, component: Component) -> int:
         """Return the tokens of one forward pass of a component on this device, split by sequence parallelism."""
         return self.setup.settings.micro_batch * self.sequences * self.length(component) // self.ranks
+
+    @cached_property
+    def checkpoints(self) -> frozenset[str]:
+        """Parts of a layer that Megatron's selective recompute runs again; attention alone where none is named."""
+        setup = self.setup
+        if setup.settings.recompute != "selective" or setup.stack.program != "megatron":
+            return frozenset()
+        return frozenset(setup.settings.recompute_modules or ("core_attn",))
 
     @cached_property
     def ranks(self) -> int:
@@ -190,17 +205,42 @@ class Pieces:
         found: list[Piece] = []
         if self.holding.first and component.name != TRAINED:
             found.append(self._embedding(component, given))
-        made: dict[tuple[int, bool], Piece] = {}
+        made: dict[tuple[int, bool, bool], Piece] = {}
         # Layers below those that are trained make no graph at all.
         still = setup.settings.finetuning == "freeze" and component.name != TRAINED
         grad = not still and component.name != TRAINED and self._embedding_has_gradient(component)
-        for layer in component.layers:
-            key = (id(layer), grad)
+        layers: list[Piece] = []
+        for number, layer in enumerate(component.layers):
+            again = self.recomputes(number, len(component.layers))
+            key = (id(layer), grad, again)
             if key not in made:
-                made[key] = self._layer(component, layer, given, input_grad=grad)
-            found.append(made[key])
+                made[key] = self._layer(component, layer, given, input_grad=grad, recomputed=again)
+            layers.append(made[key])
             grad = not still
-        return found
+        size = self.layers_per_checkpoint
+        return [*found, *(joined(layers[start : start + size]) for start in range(0, len(layers), size))]
+
+    @cached_property
+    def layers_per_checkpoint(self) -> int:
+        """Layers that one checkpoint spans, where recompute is uniform over groups of them."""
+        settings = self.setup.settings
+        uniform = settings.recompute == "full" and settings.recompute_method == "uniform"
+        return (settings.recompute_num_layers or 1) if uniform else 1
+
+    def recomputes(self, number: int, count: int) -> bool:
+        """Say whether a layer runs again as a whole: all of them, the first of each turn (``block``), or every nth."""
+        settings = self.setup.settings
+        asked = settings.recompute_num_layers
+        if settings.recompute == "full":
+            if settings.recompute_method != "block" or asked is None:
+                return True
+            turn = -(-count // max(1, min(self.turns, count)))
+            return number % turn < asked
+        if settings.recompute != "selective":
+            return False
+        if settings.recompute_policy == "layer":
+            return (number + 1) % (asked or 1) == 0
+        return settings.recompute_policy == "op"
 
     def _embedding_has_gradient(self, component: Component) -> bool:
         setup = self.setup
@@ -220,12 +260,14 @@ class Pieces:
         gathered = 0 if setup.degrees.fsdp else self.gathered(sum(tensor.size for tensor in component.tensors))
         return Piece("embedding", made, 0, gradients=0 if self.accumulates else fresh, gathered=gathered)
 
-    def _layer(self, component: Component, layer: Layer, given: int, *, input_grad: bool) -> Piece:
+    def _layer(
+        self, component: Component, layer: Layer, given: int, *, input_grad: bool, recomputed: bool | None = None
+    ) -> Piece:
         setup = self.setup
         settings = setup.settings
         made = self._layer_cost(component, layer, input_grad=input_grad)
         by_operation = settings.recompute == "selective" and settings.recompute_policy == "op"
-        recomputed = settings.recompute == "full" or by_operation
+        recomputed = self.recomputes(0, 1) if recomputed is None else recomputed
         kept = given + (self._kept_products(layer, component.hidden_size) if by_operation else 0)
         return Piece(
             "layer", made, given, recomputed=recomputed,
@@ -260,7 +302,7 @@ class Pieces:
         return (
             setup.recipe, setup.degrees, setup.plan.quantization, setup.plan.dtype, setup.frozen, setup.settings.finetuning,
             setup.settings.micro_batch, self.sequences, adapter, setup.stack.program, setup.stack.packed_keeps_input,
-            setup.settings.precision,
+            setup.settings.precision, self.checkpoints,
         )  # fmt: skip
 
     def _kept_products(self, layer: Layer, width: int) -> int:

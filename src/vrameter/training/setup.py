@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 
 from vrameter.engines import Ask
-from vrameter.errors import RequestError
+from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
 from vrameter.memory.optimizer import Optimizer, optimizer
 from vrameter.memory.weights import WeightPlan, weight_plan
-from vrameter.model.architecture import Architecture, Attention, Component, FeedForward
+from vrameter.model.architecture import Architecture, Attention, Component, FeedForward, LatentAttention
 from vrameter.model.dtypes import dtype as dtype_named
 from vrameter.model.megatron import Arguments
 from vrameter.model.output_layer import untied
@@ -96,6 +96,10 @@ class Degrees:
         return self.zero >= 1 or self.fsdp in (*_WHOLE, "shard_grad_op")
 
 
+# Parts of a layer that Megatron's selective recompute knows (``transformer_config.py``, August 2026). Those of recurrent layers are
+# known and not modelled.
+MODULES = ("core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts")
+OTHER_MODULES = ("gdn_norm_out", "gdp_in_proj", "gdp_qkv", "mhc")
 _WHOLE = ("full_shard", "fsdp", "fsdp1", "fsdp2", "optim_grads_params", "hybrid_shard", "hsdp", "full")
 
 
@@ -182,6 +186,7 @@ def setup(ask: Ask) -> Setup:
     if tunes:
         adapters = _adapters(architecture, settings, plan, found, frozen)
     recipe = _recipe(ask, settings, plan, found, degrees, full=not tunes, assumed=assumed)
+    warnings += _module_warnings(settings, found, architecture)
     _refuse(ask, settings, plan, rule, degrees, tunes=tunes)
     return Setup(
         ask,
@@ -262,8 +267,14 @@ def _with_arguments(settings: TrainingSettings, ask: Ask) -> TrainingSettings:
     modules = args.text("recompute-modules").strip("[]").split()
     if modules and not settings.recompute_modules:
         changes["recompute_modules"] = modules
-    if args.flag("accumulate-allreduce-grads-in-fp32") and settings.gradient_dtype is None:
-        changes["gradient_dtype"] = "fp32"
+    if settings.gradient_dtype is None:
+        narrow = args.flag("grad-reduce-in-bf16") or args.text("main-grads-dtype") == "bf16"
+        if narrow or args.flag("accumulate-allreduce-grads-in-fp32"):
+            changes["gradient_dtype"] = "bf16" if narrow else "fp32"
+    if args.flag("use-precision-aware-optimizer"):
+        changes["use_precision_aware_optimizer"] = True
+        if settings.moment_dtype is None and args.text("exp-avg-dtype") in SIZES:
+            changes["moment_dtype"] = args.text("exp-avg-dtype")
     return msgspec.structs.replace(settings, **changes)
 
 
@@ -390,7 +401,12 @@ def _recipe(
     if found.program == "megatron":
         from vrameter.training.stacks.megatron import recipe
 
-        return recipe(found.name, precision, settings)
+        mixture = any(
+            isinstance(part, FeedForward) and part.num_experts
+            for layer, _ in ask.architecture.main.layer_groups
+            for part in layer.parts
+        )
+        return recipe(found.name, precision, settings, mixture=mixture)
     stored = max(2, dtype_named(plan.compute_dtype).bits // 8)
     if ask.request.dtype is None and full and precision in ("fp32", "bf16-mixed", "fp16-mixed"):
         stored = 4
@@ -407,6 +423,29 @@ def _recipe(
     if degrees.zero:
         changes["contiguous_gradients"] = True
     return replace(base, **changes)
+
+
+def _module_warnings(settings: TrainingSettings, found: Stack, architecture: Architecture) -> list[str]:
+    """Refuse modules that Megatron does not know; return what is asked of them without effect."""
+    names = settings.recompute_modules
+    unknown = [name for name in names if name not in (*MODULES, *OTHER_MODULES)]
+    if unknown:
+        raise UnknownNameError(
+            tr("settings.recompute_modules: '%(value)s' is no part of a layer.", value=unknown[0]), unknown[0], MODULES,
+            field="settings.recompute_modules", otherwise=tr("Use one of: %(names)s.", names=", ".join(MODULES)),
+        )  # fmt: skip
+    if not names:
+        return []
+    if found.program != "megatron" or settings.recompute != "selective":
+        return [tr("recompute_modules has an effect with Megatron's selective recompute alone.")]
+    held = [part for layer, _ in architecture.main.layer_groups for part in layer.parts]
+    if "mla_up_proj" in names and not any(isinstance(part, LatentAttention) for part in held):
+        raise RequestError(
+            tr("settings.recompute_modules: 'mla_up_proj' needs latent attention, which %(model)s does not have.", model=architecture.name),
+            field="settings.recompute_modules", hint=tr("Leave it out, or use core_attn."),
+        )  # fmt: skip
+    others = [name for name in names if name in OTHER_MODULES]
+    return [tr("recompute_modules: %(names)s is not modelled.", names=", ".join(others))] if others else []
 
 
 def _refuse_layers(ask: Ask) -> None:

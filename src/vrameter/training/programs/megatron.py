@@ -9,6 +9,9 @@ References
 .. [1] V. Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", 2022, arXiv:2205.05198.
 .. [2] NVIDIA/TransformerEngine, ``pytorch/module/layernorm_linear.py``, ``attention``; Megatron-LM, ``core/transformer``,
        ``core/fusions``, ``core/transformer/moe``.
+.. [3] Megatron-LM, ``core/transformer/transformer_config.py``, ``recompute_modules``: ``layernorm``, ``mla_up_proj`` and ``moe_act``
+       free their outputs, which the next matrix or kernel keeps, until its gradient arrives; ``core_attn``, ``mlp``, ``moe`` and
+       ``shared_experts`` keep their inputs alone.
 """
 
 from __future__ import annotations
@@ -44,8 +47,12 @@ def run(scene: Scene, part: object, x: Value, norm: tuple[Tensor, ...]) -> Value
         return recurrent(scene, part, normed(scene, x, norm))
     assert isinstance(part, FeedForward)
     if part.num_experts:
-        return mixture(scene, part, normed(scene, x, norm))
-    return perceptron(scene, part, normed(scene, x, norm))
+        region, [y] = scene.checkpoint("layernorm", lambda x: [normed(scene, x, norm)], x)
+        _, [y] = scene.checkpoint("moe", lambda y: [mixture(scene, part, y)], y)
+        scene.graph.discard(region)
+        return y
+    # The norm of a dense perceptron is part of its first matrix.
+    return scene.checkpoint("mlp", lambda x: [perceptron(scene, part, normed(scene, x, norm))], x)[1][0]
 
 
 def normed(scene: Scene, x: Value, norm: tuple[Tensor, ...]) -> Value:
@@ -124,6 +131,11 @@ def fused(slots: dict[str, Tensor], whole: str, pieces: tuple[str, ...]) -> Tens
 
 
 def core(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value:
+    """Run the attention kernel, again in the backward pass where it is a checkpoint."""
+    return scene.checkpoint("core_attn", lambda q, k, v: [kernel(scene, part, q, k, v)], q, k, v)[1][0]
+
+
+def kernel(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value:
     """Run the attention kernel: fused, or scores, softmax and dropout one after another.
 
     The fused softmax takes multiples of four keys; others go through fp32.
@@ -156,35 +168,43 @@ def core(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value:
 def latent(scene: Scene, part: LatentAttention, x: Value, norm: tuple[Tensor, ...]) -> Value:
     """Run multi-head latent attention: keys and values are put together for all heads before the kernel."""
     graph, slots, heads = scene.graph, by_slot(part.tensors), part.num_heads
-    key_dim = part.nope_dim + part.rope_dim
-    y = normed(scene, x, norm)
-    if part.q_lora_rank:
-        inner = graph.linear(y, scene.weight(slots["q_a"]), part.q_lora_rank)
-        inner = graph.op([inner], saves=[inner, graph.new(inner.rows, 1, 4)])
-        q = column(scene, inner, slots["q_b"], heads * key_dim)
-        del inner
-    else:
-        q = column(scene, y, slots["q"], heads * key_dim)
+    norms, [y] = scene.checkpoint("layernorm", lambda x: [normed(scene, x, norm)], x)
+    inner = graph.linear(y, scene.weight(slots["q_a"]), part.q_lora_rank) if part.q_lora_rank else y
     compressed = graph.linear(y, scene.weight(slots["kv_a"]), part.kv_lora_rank + part.rope_dim)
     del y
     latent_kv, turned = graph.halves(compressed, [part.kv_lora_rank, part.rope_dim])
     del compressed
+    if part.q_lora_rank:
+        inner = graph.op([inner], saves=[inner, graph.new(inner.rows, 1, 4)])
     latent_kv = graph.op([latent_kv], saves=[latent_kv, graph.new(latent_kv.rows, 1, 4)])
-    if "kv_b" in slots:
-        kv = column(scene, latent_kv, slots["kv_b"], heads * (part.nope_dim + part.value_dim))
-    else:
-        kv = graph.op([latent_kv], heads * (part.nope_dim + part.value_dim))
+    ups, [q, k, v] = scene.checkpoint(
+        "mla_up_proj", lambda *given: expanded(scene, part, slots, *given), inner, latent_kv, turned
+    )
+    del inner, latent_kv, turned
+    dense = Attention((), heads, heads, part.nope_dim + part.rope_dim, part.value_dim)
+    out = core(scene, dense, q, k, v)
+    del q, k, v
+    graph.discard(ups)
+    out = row(scene, out, slots["o"], x.width)
+    graph.discard(norms)
+    return out
+
+
+def expanded(
+    scene: Scene, part: LatentAttention, slots: dict[str, Tensor], inner: Value, latent_kv: Value, turned: Value
+) -> list[Value]:
+    """Expand compressed queries, keys and values to heads, and turn them by their positions."""
+    graph, heads = scene.graph, part.num_heads
+    q = column(scene, inner, slots["q_b"] if part.q_lora_rank else slots["q"], heads * (part.nope_dim + part.rope_dim))
+    del inner
+    width = heads * (part.nope_dim + part.value_dim)
+    kv = column(scene, latent_kv, slots["kv_b"], width) if "kv_b" in slots else graph.op([latent_kv], width)
     del latent_kv
     q = graph.op([q])
     still, v = graph.halves(kv, [heads * part.nope_dim, heads * part.value_dim])
     del kv
     turned = graph.op([turned], heads * part.rope_dim, rows=q.rows)
-    k = graph.join([still, turned])
-    del still, turned
-    v = graph.copy(v)
-    dense = Attention((), heads, heads, key_dim, part.value_dim)
-    out = core(scene, dense, q, k, v)
-    return row(scene, out, slots["o"], x.width)
+    return [q, graph.join([still, turned]), graph.copy(v)]
 
 
 def perceptron(scene: Scene, part: FeedForward, x: Value) -> Value:
@@ -217,20 +237,18 @@ def mixture(scene: Scene, part: FeedForward, x: Value) -> Value:
     gate = graph.op([probabilities], 1, rows=rows)
     inner = graph.linear(copies, scene.weight(slots.get("gate_up") or slots["up"]), (2 if part.gated else 1) * width)
     del copies, probabilities
-    if part.gated:
-        inner = graph.op([inner, gate], width, saves=[inner, gate], element=x.element)
-    else:
-        inner = graph.cast(graph.mul(graph.pointwise(inner), gate), x.element)
+    region, [inner] = scene.checkpoint("moe_act", lambda *given: [activated(scene, part, *given)], inner, gate)
     del gate
     made = graph.linear(inner, scene.weight(slots["down"]), x.width)
     del inner
+    graph.discard(region)
     if scene.exchanges:
         made = graph.op([made])
     out = graph.op([made], rows=x.rows, saves=[graph.new(rows, 1, 8)])
     del made
-    named = shared_slots(part)
-    if named:
-        out = graph.add(out, perceptron(scene, shared_part(part), x))
+    if shared_slots(part):
+        shared = shared_part(part)
+        out = graph.add(out, scene.checkpoint("shared_experts", lambda x: [perceptron(scene, shared, x)], x)[1][0])
     return out
 
 
@@ -244,6 +262,14 @@ def route(scene: Scene, part: FeedForward, x: Value, router: Tensor) -> Value:
     chosen = graph.op([scores], fan, saves=[graph.new(x.rows, fan, 8)], saves_output=True)
     del scores
     return graph.op([chosen], part.num_experts, element=logits.element, saves=[graph.new(x.rows, part.num_experts, 1)])
+
+
+def activated(scene: Scene, part: FeedForward, inner: Value, gate: Value) -> Value:
+    """Run the experts' activation, and multiply each copy with its probability."""
+    graph, element = scene.graph, inner.element
+    if part.gated:
+        return graph.op([inner, gate], part.intermediate_size, saves=[inner, gate], element=element)
+    return graph.cast(graph.mul(graph.pointwise(inner), gate), element)
 
 
 __all__ = ["attention", "layer", "normed", "perceptron", "run"]

@@ -17,7 +17,10 @@ from dataclasses import dataclass, field
 from math import prod
 
 from vrameter.model.architecture import Attention, FeedForward, Layer, Part, Tensor
-from vrameter.training.graph import FIXED, PAIRS, Graph, Slot, Storage, Value, Weight
+from vrameter.training.graph import FIXED, PAIRS, Graph, Region, Slot, Storage, Value, Weight
+
+# Checkpoints whose outputs are discarded as well, for what follows keeps them.
+DISCARDED = ("layernorm", "mla_up_proj", "moe_act")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,8 @@ class Use:
     unpacked
         Bytes that one product unpacks a quantised matrix to. [bytes]
     keeps_input
-        Size of the numbers in which a product with a frozen matrix keeps its input all the same (bitsandbytes before
-        0.43); 0: it keeps none. [bytes]
+        Size of the numbers in which a product keeps a copy of its input instead of the input: of a frozen matrix all the same
+        (bitsandbytes before 0.43), in float8 (Transformer Engine); 0: none. [bytes]
     """
 
     element: int
@@ -144,6 +147,8 @@ class Scene:
         Tokens of an encoder that cross-attention reads. [tokens]
     prompt_element
         Size of the numbers of a learned prompt that each layer attends to; 0 without one. [bytes]
+    checkpoints
+        Parts of a layer that run again in the backward pass, under Megatron's names.
     """
 
     graph: Graph
@@ -160,6 +165,7 @@ class Scene:
     exchanges: bool = False
     expert_ranks: int = 1
     memory_tokens: int = 0
+    checkpoints: frozenset[str] = frozenset()
 
     @property
     def tokens(self) -> int:
@@ -181,6 +187,14 @@ class Scene:
         if x.slot is not None:
             graph.record((x,), (out,))
         return out
+
+    def checkpoint(
+        self, name: str, run: Callable[..., list[Value]], *inputs: Value
+    ) -> tuple[Region | None, list[Value]]:
+        """Run a part of a layer, so that it runs again in the backward pass where it is named among the checkpoints."""
+        if name in self.checkpoints:
+            return self.graph.checkpoint(run, *inputs, discards=name in DISCARDED)
+        return None, run(*inputs)
 
     # -- weights ------------------------------------------------------------------------------------
 

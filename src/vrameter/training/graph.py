@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 
 # What a storage grows with: tokens, pairs of tokens, neither; or it is shared by all layers and counted elsewhere.
 TOKENS, PAIRS, FIXED, SHARED = range(4)
+# Smaller tensors stay on the device: a million numbers of two bytes. [bytes] [Megatron-LM, min_offloaded_tensor_size]
+LEAST_OFFLOADED = 2**21
 
 
 class Storage:
@@ -120,9 +122,12 @@ class Weight:
 
 
 class Node:
-    """One operation on the tape; one with a `region` runs that part of a program again."""
+    """One operation on the tape; one with a `region` runs that part of a program again.
 
-    __slots__ = ("inputs", "outputs", "passes", "piecewise", "region", "saved", "weights", "work")
+    What one keeps that is `away` goes to host memory.
+    """
+
+    __slots__ = ("away", "inputs", "outputs", "passes", "piecewise", "region", "saved", "weights", "work")
 
     def __init__(
         self,
@@ -134,8 +139,9 @@ class Node:
         weights: Sequence[Weight],
         piecewise: bool,
         region: Region | None = None,
+        away: bool = False,
     ) -> None:
-        self.region = region
+        self.region, self.away = region, away
         self.inputs = [slot for slot in inputs if slot is not None]
         self.outputs = [slot for slot in outputs if slot is not None]
         self.saved, self.work, self.passes, self.piecewise = saved, work, passes, piecewise
@@ -183,6 +189,7 @@ class Graph:
     live: int = 0
     peak: int = 0
     gradients: int = 0
+    away: bool = False
     nodes: list[Node] = field(default_factory=list)
     held: list[int] = field(default_factory=lambda: [0, 0, 0])
 
@@ -236,7 +243,7 @@ class Graph:
             return
         kept = [each.storage if isinstance(each, Value) else each for each in saved if each is not None]
         self.nodes.append(
-            Node([v.slot for v in inputs], [v.slot for v in outputs], kept, work, passes, weights, piecewise)
+            Node([v.slot for v in inputs], [v.slot for v in outputs], kept, work, passes, weights, piecewise, away=self.away)
         )
 
     # -- operations ---------------------------------------------------------------------------------
@@ -386,7 +393,8 @@ class Graph:
         self.keeps = True
         outputs = [Value(y.storage, y.rows, y.width, y.element, Slot(y.bytes)) for y in made]
         region = Region(run, inputs, [y.storage for y in outputs] if discards else [])
-        self.nodes.append(Node([x.slot for x in inputs], [y.slot for y in outputs], [], 0, False, (), False, region))
+        node = Node([x.slot for x in inputs], [y.slot for y in outputs], [], 0, False, (), False, region, self.away)
+        self.nodes.append(node)
         return region, outputs
 
     def discard(self, region: Region | None) -> None:
@@ -431,6 +439,20 @@ class Graph:
             elif grad is not None:
                 slot.grad = grad
         region.sources, region.sinks, region.outputs = [], [], []
+
+    def offloaded(self) -> int:
+        """Return what is kept by operations alone that are away, in tensors large enough. [bytes]."""
+
+        def held(node: Node) -> list[Storage]:
+            return node.saved if node.region is None else [storage for storage, *_ in node.region.inputs]
+
+        stays = {id(storage) for node in self.nodes if not node.away for storage in held(node)}
+        leaves = {id(storage): storage for node in self.nodes if node.away for storage in held(node)}
+        return sum(
+            storage.bytes
+            for key, storage in leaves.items()
+            if key not in stays and storage.bytes >= LEAST_OFFLOADED and storage.kind != SHARED
+        )
 
     # -- backward -----------------------------------------------------------------------------------
 

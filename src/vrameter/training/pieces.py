@@ -103,6 +103,7 @@ class Pieces:
                 use, keys=setup.length if setup.degrees.context > 1 else 0, enabled=enabled, prompt_element=prompt,
                 ranks=self.ranks, exchanges=setup.degrees.expert > 1,
                 expert_ranks=setup.degrees.expert_tensor, memory_tokens=self.memory_tokens, checkpoints=self.checkpoints,
+                offloads=self.offloads,
             )  # fmt: skip
 
         return make
@@ -145,6 +146,14 @@ class Pieces:
         if setup.settings.recompute != "selective" or setup.stack.program != "megatron":
             return frozenset()
         return frozenset(setup.settings.recompute_modules or ("core_attn",))
+
+    @cached_property
+    def offloads(self) -> frozenset[str]:
+        """Parts of a layer whose kept tensors Megatron's fine-grained offloading takes to host memory."""
+        args = self.setup.megatron
+        if args is None or not args.flag("fine-grained-activation-offloading"):
+            return frozenset()
+        return frozenset(args.text("offload-modules").strip("[]").split())
 
     @cached_property
     def ranks(self) -> int:
@@ -217,6 +226,9 @@ class Pieces:
                 made[key] = self._layer(component, layer, given, input_grad=grad, recomputed=again)
             layers.append(made[key])
             grad = not still
+        if self.holding.last and self.offloads and layers:
+            # What the backward pass needs at once stays.
+            layers[-1] = replace(layers[-1], cost=replace(layers[-1].cost, offloaded=0))
         size = self.layers_per_checkpoint
         return [*found, *(joined(layers[start : start + size]) for start in range(0, len(layers), size))]
 
@@ -302,7 +314,7 @@ class Pieces:
         return (
             setup.recipe, setup.degrees, setup.plan.quantization, setup.plan.dtype, setup.frozen, setup.settings.finetuning,
             setup.settings.micro_batch, self.sequences, adapter, setup.stack.program, setup.stack.packed_keeps_input,
-            setup.settings.precision, self.checkpoints,
+            setup.settings.precision, self.checkpoints, self.offloads,
         )  # fmt: skip
 
     def _kept_products(self, layer: Layer, width: int) -> int:

@@ -47,7 +47,8 @@ def run(scene: Scene, part: object, x: Value, norm: tuple[Tensor, ...]) -> Value
         return recurrent(scene, part, normed(scene, x, norm))
     assert isinstance(part, FeedForward)
     if part.num_experts:
-        region, [y] = scene.checkpoint("layernorm", lambda x: [normed(scene, x, norm)], x)
+        with scene.part("mlp_norm"):
+            region, [y] = scene.checkpoint("layernorm", lambda x: [normed(scene, x, norm)], x)
         _, [y] = scene.checkpoint("moe", lambda y: [mixture(scene, part, y)], y)
         scene.graph.discard(region)
         return y
@@ -92,9 +93,11 @@ def attention(scene: Scene, part: Attention, x: Value, norm: tuple[Tensor, ...])
     graph, slots = scene.graph, by_slot(part.tensors)
     q_width, k_width = part.num_heads * part.head_dim, part.num_kv_heads * part.head_dim
     v_width = part.num_kv_heads * part.value_dim
-    y = normed(scene, x, norm)
+    with scene.part("attn_norm"):
+        y = normed(scene, x, norm)
     if part.scope != "cross" or "qkv" in slots:
-        mixed = column(scene, y, fused(slots, "qkv", ("q", "k", "v")), q_width + k_width + v_width)
+        with scene.part("qkv_linear"):
+            mixed = column(scene, y, fused(slots, "qkv", ("q", "k", "v")), q_width + k_width + v_width)
         q, k, v = graph.halves(mixed, [q_width, k_width, v_width])
         if part.num_heads != part.num_kv_heads:
             q = graph.copy(q)
@@ -118,7 +121,8 @@ def attention(scene: Scene, part: Attention, x: Value, norm: tuple[Tensor, ...])
     if scene.traits.rotary != "none":
         q, k = graph.op([q]), graph.op([k])
     out = core(scene, part, q, k, v)
-    return row(scene, out, slots["o"], x.width)
+    with scene.part("attn_proj"):
+        return row(scene, out, slots["o"], x.width)
 
 
 def fused(slots: dict[str, Tensor], whole: str, pieces: tuple[str, ...]) -> Tensor:
@@ -132,7 +136,8 @@ def fused(slots: dict[str, Tensor], whole: str, pieces: tuple[str, ...]) -> Tens
 
 def core(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value:
     """Run the attention kernel, again in the backward pass where it is a checkpoint."""
-    return scene.checkpoint("core_attn", lambda q, k, v: [kernel(scene, part, q, k, v)], q, k, v)[1][0]
+    with scene.part("core_attn"):
+        return scene.checkpoint("core_attn", lambda q, k, v: [kernel(scene, part, q, k, v)], q, k, v)[1][0]
 
 
 def kernel(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value:
@@ -168,24 +173,27 @@ def kernel(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value
 def latent(scene: Scene, part: LatentAttention, x: Value, norm: tuple[Tensor, ...]) -> Value:
     """Run multi-head latent attention: keys and values are put together for all heads before the kernel."""
     graph, slots, heads = scene.graph, by_slot(part.tensors), part.num_heads
-    norms, [y] = scene.checkpoint("layernorm", lambda x: [normed(scene, x, norm)], x)
-    inner = graph.linear(y, scene.weight(slots["q_a"]), part.q_lora_rank) if part.q_lora_rank else y
-    compressed = graph.linear(y, scene.weight(slots["kv_a"]), part.kv_lora_rank + part.rope_dim)
-    del y
-    latent_kv, turned = graph.halves(compressed, [part.kv_lora_rank, part.rope_dim])
-    del compressed
-    if part.q_lora_rank:
-        inner = graph.op([inner], saves=[inner, graph.new(inner.rows, 1, 4)])
-    latent_kv = graph.op([latent_kv], saves=[latent_kv, graph.new(latent_kv.rows, 1, 4)])
-    ups, [q, k, v] = scene.checkpoint(
-        "mla_up_proj", lambda *given: expanded(scene, part, slots, *given), inner, latent_kv, turned
-    )
+    with scene.part("attn_norm"):
+        norms, [y] = scene.checkpoint("layernorm", lambda x: [normed(scene, x, norm)], x)
+    with scene.part("qkv_linear"):
+        inner = graph.linear(y, scene.weight(slots["q_a"]), part.q_lora_rank) if part.q_lora_rank else y
+        compressed = graph.linear(y, scene.weight(slots["kv_a"]), part.kv_lora_rank + part.rope_dim)
+        del y
+        latent_kv, turned = graph.halves(compressed, [part.kv_lora_rank, part.rope_dim])
+        del compressed
+        if part.q_lora_rank:
+            inner = graph.op([inner], saves=[inner, graph.new(inner.rows, 1, 4)])
+        latent_kv = graph.op([latent_kv], saves=[latent_kv, graph.new(latent_kv.rows, 1, 4)])
+        ups, [q, k, v] = scene.checkpoint(
+            "mla_up_proj", lambda *given: expanded(scene, part, slots, *given), inner, latent_kv, turned
+        )
     del inner, latent_kv, turned
     dense = Attention((), heads, heads, part.nope_dim + part.rope_dim, part.value_dim)
     out = core(scene, dense, q, k, v)
     del q, k, v
     graph.discard(ups)
-    out = row(scene, out, slots["o"], x.width)
+    with scene.part("attn_proj"):
+        out = row(scene, out, slots["o"], x.width)
     graph.discard(norms)
     return out
 
@@ -235,9 +243,11 @@ def mixture(scene: Scene, part: FeedForward, x: Value) -> Value:
     if scene.exchanges:
         copies = graph.op([copies])
     gate = graph.op([probabilities], 1, rows=rows)
-    inner = graph.linear(copies, scene.weight(slots.get("gate_up") or slots["up"]), (2 if part.gated else 1) * width)
+    with scene.part("expert_fc1"):
+        inner = graph.linear(copies, scene.weight(slots.get("gate_up") or slots["up"]), (2 if part.gated else 1) * width)
     del copies, probabilities
-    region, [inner] = scene.checkpoint("moe_act", lambda *given: [activated(scene, part, *given)], inner, gate)
+    with scene.part("moe_act"):
+        region, [inner] = scene.checkpoint("moe_act", lambda *given: [activated(scene, part, *given)], inner, gate)
     del gate
     made = graph.linear(inner, scene.weight(slots["down"]), x.width)
     del inner

@@ -12,7 +12,8 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 
@@ -149,6 +150,8 @@ class Scene:
         Size of the numbers of a learned prompt that each layer attends to; 0 without one. [bytes]
     checkpoints
         Parts of a layer that run again in the backward pass, under Megatron's names.
+    offloads
+        Parts of a layer whose kept tensors go to host memory, under Megatron's names.
     """
 
     graph: Graph
@@ -166,6 +169,7 @@ class Scene:
     expert_ranks: int = 1
     memory_tokens: int = 0
     checkpoints: frozenset[str] = frozenset()
+    offloads: frozenset[str] = frozenset()
 
     @property
     def tokens(self) -> int:
@@ -195,6 +199,14 @@ class Scene:
         if name in self.checkpoints:
             return self.graph.checkpoint(run, *inputs, discards=name in DISCARDED)
         return None, run(*inputs)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Run a part of a layer, whose kept tensors go to host memory where it is named among the offloads."""
+        graph = self.graph
+        before, graph.away = graph.away, graph.away or name in self.offloads
+        yield
+        graph.away = before
 
     # -- weights ------------------------------------------------------------------------------------
 

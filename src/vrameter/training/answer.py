@@ -14,7 +14,7 @@ from vrameter.model.architecture import Attention, FeedForward
 from vrameter.model.diffusion.pipeline import Pipeline
 from vrameter.training import pipelines
 from vrameter.training.advice import changes, limits
-from vrameter.training.companions import companions, rollout
+from vrameter.training.companions import companions, generator, rollout
 from vrameter.training.constants import constants
 from vrameter.training.holdings import Holding
 from vrameter.training.pieces import Pieces
@@ -53,6 +53,7 @@ class Static:
     pipeline: int = 0
     shared: int = 0
     others: int = 0
+    generator: int = 0
     outputs: int = 0
 
 
@@ -87,7 +88,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     pieces = Pieces(holding, stage.chunks)
     static = replace(
         static, pipeline=_pipeline_buffers(asked, stage, pieces), shared=_shared_buffer(asked, stage, pieces), outputs=_outputs(asked, pieces),
-        others=companions(asked, static),
+        others=companions(asked, static), generator=generator(asked),
     )  # fmt: skip
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
     count = sum(piece.name == "layer" for piece in pieces.all)
@@ -115,6 +116,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
         + static.pipeline
         + static.shared
         + static.others
+        + static.generator
         + static.outputs
         + static.fresh_gradients,
         "peak_allocated_bytes": peak.allocated,
@@ -343,6 +345,7 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         PHASES,
         "models that are compared with or that score: reference, reward, critic, teacher",
     )
+    line("rollout_engine", static.generator, PHASES, "Megatron's own inference: caches, logits, weights", basis="modelled")
     line("adapters", static.adapters, PHASES, "peft: low-rank matrices beside frozen ones")
     line("master_weights", static.master, PHASES[1:], "the optimizer's own copy")
     line("optimizer_state", static.state, PHASES[1:], "state per parameter of the optimizer")

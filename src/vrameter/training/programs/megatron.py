@@ -44,7 +44,7 @@ def run(scene: Scene, part: object, x: Value, norm: tuple[Tensor, ...]) -> Value
     if isinstance(part, Attention):
         return attention(scene, part, x, norm)
     if isinstance(part, Recurrent):
-        return recurrent(scene, part, normed(scene, x, norm))
+        return recurrent(scene, part, normed(scene, x, norm), norm_apart=True)
     assert isinstance(part, FeedForward)
     if part.num_experts:
         with scene.part("mlp_norm"):

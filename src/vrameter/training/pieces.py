@@ -71,11 +71,23 @@ class Pieces:
             for layer, _ in self.setup.architecture.main.layer_groups for part in layer.parts
         )  # fmt: skip
         attention = "eager" if asked == "eager" or local or odd else "sdpa" if asked == "sdpa" else "flash"
+        if attention == "flash" and self.prefers_cudnn:
+            attention = "cudnn"
         fused = settings.fused_kernels or settings.compile
         return Kernels(
             attention=attention, repeats_kv=self.setup.stack.repeats_kv and attention == "sdpa", norm=fused, rope=fused,
-            activation=fused,
+            activation=fused, local=local,
         )  # fmt: skip
+
+    @property
+    def prefers_cudnn(self) -> bool:
+        """Whether Transformer Engine runs cuDNN's attention: on Hopper, and where kernels need not be deterministic on Blackwell."""
+        setup = self.setup
+        device, args = setup.ask.device, setup.megatron
+        if setup.stack.program != "megatron" or (args is not None and args.text("attention-backend") == "flash"):
+            return False
+        capability = float(device.compute_capability or 0) if device is not None else 9
+        return 9 <= capability < 10 or (capability >= 10 and not (args is not None and args.flag("deterministic-mode")))
 
     def scene(self, component: Component) -> Callable[[Graph], Scene]:
         """Return the maker of scenes for a component's programs."""

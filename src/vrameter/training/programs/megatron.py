@@ -120,6 +120,9 @@ def attention(scene: Scene, part: Attention, x: Value, norm: tuple[Tensor, ...])
             q, k = (made, k) if name == "q" else (q, made)
     if scene.traits.rotary != "none":
         q, k = graph.op([q]), graph.op([k])
+    if not scene.kernels.local and q.storage is not v.storage:
+        # Views of one projection are taken as they are, a part of them is copied.
+        k, v = (graph.copy(each) if each.storage.bytes > each.bytes else each for each in (k, v))
     out = core(scene, part, q, k, v)
     with scene.part("attn_proj"):
         return row(scene, out, slots["o"], x.width)
@@ -150,7 +153,8 @@ def kernel(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value
     if scene.kernels.attention != "eager":
         sums = graph.new(q.rows, part.num_heads, 4)
         out = graph.op([q, k, v], width, saves=[q, k, v, sums], saves_output=True, work=q.bytes * 2)
-        return out
+        # FlashAttention puts sequences before tokens, cuDNN leaves them as they are.
+        return out if scene.kernels.attention == "cudnn" else graph.copy(out)
     rows = scene.seqs * part.num_heads * scene.length
     keys = k.rows // scene.seqs if part.scope == "cross" else scene.keys or scene.length
     element = q.element

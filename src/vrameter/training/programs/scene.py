@@ -94,12 +94,14 @@ class Kernels:
     Parameters
     ----------
     attention
-        ``eager``, ``sdpa`` (a fused kernel of torch) or ``flash`` (packed, grouped heads kept as they are).
+        ``eager``, ``sdpa`` (a fused kernel of torch), ``flash`` (packed, grouped heads kept as they are) or ``cudnn``.
     repeats_kv
         Whether keys and values are copied out to every query head before a fused kernel.
     norm, rope, activation
         Whether a fused kernel, or a compiler that fuses what stands between matrix products, replaces the module's own
         operations: it keeps inputs and makes the rest again in the backward pass.
+    local
+        Whether Megatron's own modules run, not Transformer Engine's.
     """
 
     attention: str = "sdpa"
@@ -107,6 +109,7 @@ class Kernels:
     norm: bool = False
     rope: bool = False
     activation: bool = False
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True)

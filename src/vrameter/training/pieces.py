@@ -14,6 +14,7 @@ from vrameter.model.architecture import Attention, Component, FeedForward, Layer
 from vrameter.model.megatron import image_tokens
 from vrameter.training import losses
 from vrameter.training.companions import scores_vocabulary
+from vrameter.training.constants import constants
 from vrameter.training.families import traits_of
 from vrameter.training.graph import Graph, Value
 from vrameter.training.holdings import Holding
@@ -115,7 +116,7 @@ class Pieces:
                 use, keys=setup.length if setup.degrees.context > 1 else 0, enabled=enabled, prompt_element=prompt,
                 ranks=self.ranks, exchanges=setup.degrees.expert > 1,
                 expert_ranks=setup.degrees.expert_tensor, memory_tokens=self.memory_tokens, checkpoints=self.checkpoints,
-                offloads=self.offloads,
+                offloads=self.offloads, routing=self.routing,
             )  # fmt: skip
 
         return make
@@ -158,6 +159,18 @@ class Pieces:
         if setup.settings.recompute != "selective" or setup.stack.program != "megatron":
             return frozenset()
         return frozenset(setup.settings.recompute_modules or ("core_attn",))
+
+    @cached_property
+    def routing(self) -> int:
+        """What experts on this device get of routed tokens, in thousandths of an even share: uneven unless they are all here."""
+        setup = self.setup
+        if setup.degrees.expert == 1 or setup.stack.program != "megatron":
+            return 1000
+        args = setup.megatron
+        even = ("moe-expert-capacity-factor", "moe-router-force-load-balancing")
+        if args is not None and any(args.flag(name) for name in even):
+            return 1000
+        return constants().routing.typical
 
     @cached_property
     def offloads(self) -> frozenset[str]:

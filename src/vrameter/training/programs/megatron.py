@@ -242,7 +242,7 @@ def mixture(scene: Scene, part: FeedForward, x: Value) -> Value:
         tensor.slot: tensor for tensor in part.tensors if tensor.role in ("experts", "router") and len(tensor.shape) > 1
     }
     probabilities = route(scene, part, x, slots["router"])
-    rows = x.rows * fan * (scene.expert_ranks if scene.ranks > 1 else 1)
+    rows = x.rows * fan * (scene.expert_ranks if scene.ranks > 1 else 1) * scene.routing // 1000
     copies = graph.op([x], rows=rows, saves=[graph.new(rows, 1, 8)])
     if scene.exchanges:
         copies = graph.op([copies])

@@ -145,6 +145,8 @@ class Scene:
         Devices among which tokens are split between matrices (sequence parallelism). [devices]
     exchanges
         Whether routed tokens travel between devices.
+    routing
+        What a device's experts get of them, in thousandths of an even share.
     expert_ranks
         Devices that split each expert, so that all their tokens meet there. [devices]
     memory_tokens
@@ -169,6 +171,7 @@ class Scene:
     prompt_element: int = 0
     ranks: int = 1
     exchanges: bool = False
+    routing: int = 1000
     expert_ranks: int = 1
     memory_tokens: int = 0
     checkpoints: frozenset[str] = frozenset()

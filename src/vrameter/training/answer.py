@@ -35,7 +35,7 @@ HELD: dict[str, tuple[Held, ...]] = {
 # deterministic kernels are asked for (CUBLAS_WORKSPACE_CONFIG=:4096:8). [bytes] [Transformer Engine, cpp_extensions/gemm.py]
 HOPPER_WORKSPACE, AMPERE_WORKSPACE = 33_554_432, 4_194_304
 # What is placed once and stays.
-PLACED = ("weights", "adapters", "master_weights", "optimizer_state", "ema")
+PLACED = ("weights", "adapters", "master_weights", "optimizer_state", "ema", "fragmentation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,8 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
         others=companions(asked, static), generator=generator(asked),
     )  # fmt: skip
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
-    count = sum(piece.name == "layer" for piece in pieces.all)
-    chunk = kept // max(1, min(stage.chunks, count))
-    waiting = max(0, chunk * stage.in_flight - kept)
+    count = sum(len(component.layers) for component in stage.share.loaded)
+    waiting = kept * max(0, stage.in_flight - len(stage.share.main.layers)) // max(1, count)
     run = course(pieces.all, in_flight=waiting, prefetched=pieces.prefetched, held_gradients=pieces.accumulates)
     items = _items(holding, static, run, pieces)
     engine = rollout(asked)
@@ -118,7 +117,8 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
         + static.others
         + static.generator
         + static.outputs
-        + static.fresh_gradients,
+        + static.fresh_gradients
+        + holding.uncut,
         "peak_allocated_bytes": peak.allocated,
         "peak_reserved_bytes": peak.reserved,
         "peak_used_bytes": peak.used,
@@ -149,7 +149,7 @@ def _shared_buffer(asked: Setup, stage: Stage, pieces: Pieces) -> int:
     """
     if asked.stack.program != "megatron":
         return 0
-    local = asked.architecture.model_type.endswith("_local")
+    local = pieces.kernels.local
     degrees, element = asked.degrees, asked.recipe.numbers.compute
     width, rows = asked.architecture.main.hidden_size, pieces.tokens // pieces.ranks
     uses = [0]
@@ -162,9 +162,11 @@ def _shared_buffer(asked: Setup, stage: Stage, pieces: Pieces) -> int:
             for part in layer.parts:
                 if isinstance(part, FeedForward) and part.num_experts and dispatcher == "allgather" and meeting > 1:
                     uses.append(rows * meeting * width * element)
-                if isinstance(part, Attention) and local and pieces.kernels.attention == "eager":
-                    length = pieces.length(component)
-                    uses.append(asked.settings.micro_batch * part.num_heads * length * asked.length * element)
+                if isinstance(part, Attention) and local:
+                    rows_of_scores = (
+                        asked.settings.micro_batch * pieces.sequences * part.num_heads * pieces.length(component)
+                    )
+                    uses.append(rows_of_scores * pieces.length(component) * element)
     return max(uses)
 
 
@@ -345,12 +347,19 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         PHASES,
         "models that are compared with or that score: reference, reward, critic, teacher",
     )
-    line("rollout_engine", static.generator, PHASES, "Megatron's own inference: caches, logits, weights", basis="modelled")
+    line(
+        "rollout_engine",
+        static.generator,
+        PHASES,
+        "Megatron's own inference: caches, logits, weights",
+        basis="modelled",
+    )
     line("adapters", static.adapters, PHASES, "peft: low-rank matrices beside frozen ones")
     line("master_weights", static.master, PHASES[1:], "the optimizer's own copy")
     line("optimizer_state", static.state, PHASES[1:], "state per parameter of the optimizer")
     line("ema", static.ema, PHASES[1:], "averaged copy of the weights in fp32")
     line("gradients", static.gradients, PHASES[1:], "one buffer for good")
+    line("fragmentation", holding.uncut, PHASES[1:], "PyTorch cuts no remainder of 1 MiB or less off a tensor's block")
     line("communication", static.shared, PHASES[1:], "a buffer that modules share and keep", basis="modelled")
     line(
         "logits",
@@ -368,7 +377,7 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     fresh = static.fresh_gradients
     moments: dict[str, Moment] = {"forward": run.forward, "loss": run.loss, "backward": run.backward}
     for phase, moment in moments.items():
-        grads = fresh if held else moment.gradients
+        grads = holding.held_back or fresh if held else moment.gradients
         if asked.adapters is not None:
             grads = fresh if held or phase == "backward" else 0
         if static.gradients or asked.settings.optimizer_in_backward:

@@ -73,13 +73,16 @@ def generator(asked: Setup) -> int:
     args = asked.megatron
     if args is None or not args.flag("perform-rl-step"):
         return 0
-    names = {"tensor": "tensor", "pipeline": "pipeline", "expert": "expert", "expert_tensor": "expert-tensor"}
-    own = {
-        field: args.number(f"rl-inference-{name}-model-parallel-size")
-        for field, name in names.items()
-        if f"rl-inference-{name}-model-parallel-size" in args.values
-    }
-    degrees = replace(asked.degrees, **own)
+
+    def degree(name: str, trained: int) -> int:
+        return args.number(f"rl-inference-{name}-model-parallel-size", trained)
+
+    trained = asked.degrees
+    degrees = replace(
+        trained, tensor=degree("tensor", trained.tensor), pipeline=degree("pipeline", trained.pipeline),
+        expert=degree("expert", trained.expert), expert_tensor=degree("expert-tensor", trained.expert_tensor),
+    )  # fmt: skip
+    own = any(name.startswith("rl-inference-") and name.endswith("parallel-size") for name in args.values)
     share, element = split(asked.architecture, degrees), asked.recipe.numbers.compute
     total = 0
     # Unified memory stays counted where its pages are sent to the host.

@@ -243,7 +243,16 @@ class Graph:
             return
         kept = [each.storage if isinstance(each, Value) else each for each in saved if each is not None]
         self.nodes.append(
-            Node([v.slot for v in inputs], [v.slot for v in outputs], kept, work, passes, weights, piecewise, away=self.away)
+            Node(
+                [v.slot for v in inputs],
+                [v.slot for v in outputs],
+                kept,
+                work,
+                passes,
+                weights,
+                piecewise,
+                away=self.away,
+            )
         )
 
     # -- operations ---------------------------------------------------------------------------------
@@ -297,6 +306,14 @@ class Graph:
     def pointwise(self, x: Value, *, keeps: str = "input", work: int = 0) -> Value:
         """Run a function of each number that keeps its ``input``, its ``output`` or ``nothing``."""
         return self.op([x], saves=[x] if keeps == "input" else (), saves_output=keeps == "output", work=work)
+
+    def within(self, x: Value) -> Value:
+        """Run a function that writes over its input and keeps nothing; its gradient is a tensor of its own."""
+        grad = self.needs(x)
+        out = Value(x.storage, x.rows, x.width, x.element, Slot(x.bytes) if grad else None)
+        if grad:
+            self.record((x,), (out,))
+        return out
 
     def add(self, a: Value, b: Value, *, into: bool = False) -> Value:
         """Add; `into` writes over the first."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from vrameter.memory.optimizer import Parameter
+from vrameter.memory.torch_allocator import uncut_bytes
 from vrameter.model.architecture import Architecture, Component, Layer, Tensor
 from vrameter.model.formats import Format
 from vrameter.training.programs.scene import Use
@@ -166,11 +167,51 @@ class Holding:
         return sum(form.bytes_of(shape).total for form, shape in self.setup.plan.stored(component, index, tensor))
 
     @cached_property
+    def uncut(self) -> int:
+        """Bytes that the allocator does not cut off blocks of a full training's state, which is made tensor by tensor.
+
+        Weights come first, then a buffer of gradients, masters, and the optimizer's numbers; where a device holds shards,
+        they lie in a few large buffers instead.
+        """
+        setup = self.setup
+        recipe, rule, state = setup.recipe, setup.rule, setup.recipe.state_element
+        if not setup.full or setup.degrees.splits_state or setup.offloads_weights:
+            return 0
+        found = [
+            (tensor.size, self.trained(component, tensor), times) for component, _, tensor, times in self.tensors()
+        ]
+        blocks = [size * recipe.weight for size, _, times in found for _ in range(times)]
+        sizes = [size for size, trained, times in found if trained for _ in range(times)]
+        if recipe.main_gradient:
+            blocks.append(sum(sizes) * recipe.main_gradient)
+        if not setup.offloads_optimizer:
+            blocks += [size * recipe.master for size in sizes]
+            if not (rule.bits or rule.paged):
+                blocks += [size * state for size in sizes for _ in range(rule.moments)]
+        return uncut_bytes(tuple(blocks))
+
+    @cached_property
     def trained_elements(self) -> int:
         """Trained parameters of the model itself on this device, before any sharding."""
         return sum(
             tensor.size * times for component, _, tensor, times in self.tensors() if self.trained(component, tensor)
         )
+
+    @cached_property
+    def held_back(self) -> int:
+        """Gradients that each device keeps whole until the last micro-batch of a step is reduced. [bytes]."""
+        setup = self.setup
+        kind = "fsdp2" if setup.degrees.fsdp == "fsdp2" else "fsdp1"
+        waits = setup.degrees.fsdp is not None and setup.settings.grad_accumulation > 1
+        if (
+            not waits
+            or kind not in setup.stack.holds_back
+            or not setup.full
+            or setup.settings.optimizer_in_backward
+            or setup.settings.offload_gradients
+        ):
+            return 0
+        return self.trained_elements * setup.recipe.numbers.compute
 
     def per_device(self, element: int, *, when: bool) -> int:
         """Return what one number of `element` bytes for each trained parameter takes, split or not. [bytes]."""

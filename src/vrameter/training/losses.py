@@ -47,11 +47,17 @@ def finish(scene: Scene, logs: Value) -> None:
     graph.seed(loss)
 
 
-def fabric(scene: Scene, x: Value, head: Tensor, vocab: int, *, capped: bool = False) -> Value:
-    """Run LitGPT's loss: logits of all chunks, handed on in fp32, and their log-softmax, chunk by chunk."""
-    graph = scene.graph
+def fabric(scene: Scene, x: Value, head: Tensor, vocab: int, chunk: int) -> Value:
+    """Run LitGPT's loss: logits of all chunks, handed on in fp32, and their log-softmax, chunk by chunk.
+
+    Under autocast each chunk's product turns a frozen matrix to half precision anew, and keeps it.
+    """
+    graph, use, auto = scene.graph, scene.use(head), scene.numbers.autocast
     logits = scene.head_linear(x, head, vocab)
-    if capped:
+    if graph.nodes and auto and not (use.trained or use.unpacked) and use.element != auto:
+        again = ceil_div(scene.length, chunk or scene.length) - 1
+        graph.nodes[-1].saved.append(Storage(graph, again * head.size * auto, FIXED))
+    if scene.traits.softcap:
         logits = graph.pointwise(graph.pointwise(logits, keeps="nothing"), keeps="output")
         logits = graph.pointwise(logits, keeps="nothing")
     handed = graph.op([logits], element=4, piecewise=True)
@@ -80,15 +86,16 @@ def parallel(scene: Scene, x: Value, head: Tensor, vocab: int, *, compiled: bool
 def chunked(scene: Scene, x: Value, head: Tensor, vocab: int, chunk: int, *, compiled: bool = False) -> None:
     """Run the loss over chunks of tokens: logits whole in the model's dtype, fp32 copies one chunk at a time.
 
-    The log-softmax of every chunk is kept in fp32; a compiled loss makes it again from the logits. Each chunk's gradient of
-    the head stands beside the sum of those before it.
+    The log-softmax of every chunk is kept in fp32; a compiled loss makes it again from the logits, which are its input, so that
+    it cannot write a chunk's gradient over them. Each chunk's gradient of the head stands beside the sum of those before it.
     """
     graph = scene.graph
     logits = scene.linear(x, head, outputs=vocab)
     rows = min(chunk or x.rows, x.rows)
-    space = 0 if compiled else rows * vocab * 8
+    space = rows * vocab * (logits.element if compiled else 8)
     again = head.size * scene.use(head).element if scene.use(head).trained and rows < x.rows else 0
-    graph.touch(space)
+    if not compiled:
+        graph.touch(space)
     kept = logits if compiled else graph.new(logits.rows, vocab, 4)
     loss = graph.op([logits], 1, element=4, saves=[kept], work=space + again, piecewise=True)
     del logits, kept

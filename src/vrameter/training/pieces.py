@@ -18,6 +18,7 @@ from vrameter.training.constants import constants
 from vrameter.training.families import traits_of
 from vrameter.training.graph import Graph, Value
 from vrameter.training.holdings import Holding
+from vrameter.training.programs.litgpt import FIRST_ADAPTED_LAYER
 from vrameter.training.programs.scene import Kernels, Scene, Traits, Use, norms_of
 from vrameter.training.setup import TRAINED, Setup
 from vrameter.training.simulate import Cost, cost
@@ -66,7 +67,7 @@ class Pieces:
         """The kernels that the settings name."""
         settings = self.setup.settings
         asked = settings.attn_implementation or "sdpa"
-        local = self.setup.architecture.model_type.endswith("_local")
+        local = self.setup.stack.program == "megatron" and self.setup.architecture.model_type.endswith("_local")
         odd = self.setup.stack.program == "megatron" and any(
             isinstance(part, Attention) and part.head_dim % 8
             for layer, _ in self.setup.architecture.main.layer_groups for part in layer.parts
@@ -90,15 +91,14 @@ class Pieces:
         capability = float(device.compute_capability or 0) if device is not None else 9
         return 9 <= capability < 10 or (capability >= 10 and not (args is not None and args.flag("deterministic-mode")))
 
-    def scene(self, component: Component) -> Callable[[Graph], Scene]:
-        """Return the maker of scenes for a component's programs."""
+    def scene(self, component: Component, *, prompted: bool = True) -> Callable[[Graph], Scene]:
+        """Return the maker of scenes for a component's programs; `prompted` where learned prompts are attended to as well."""
         setup, holding = self.setup, self.holding
         traits = self.traits(component)
         length = self.length(component)
         known: dict[int, Use] = {}
-        kernels = self.kernels
-        if component.kind == "encoder" and setup.architecture.decoder is not None:
-            kernels = replace(kernels)
+        tower = component.name == "vision"
+        kernels = replace(self.kernels, masks=not (self.kernels.local or tower))
 
         def use(tensor: Tensor) -> Use:
             found = known.get(id(tensor))
@@ -108,13 +108,13 @@ class Pieces:
 
         adapters = setup.adapters
         enabled = adapters.by_slot if adapters else {}
-        prompt = setup.recipe.numbers.compute if adapters and adapters.method == "adapter" else 0
+        prompt = setup.recipe.numbers.compute if prompted and self.prompts else 0
 
         def make(graph: Graph) -> Scene:
             return Scene(
                 graph, setup.settings.micro_batch * self.sequences, length, setup.recipe.numbers, kernels, traits,
-                use, keys=setup.length if setup.degrees.context > 1 else 0, enabled=enabled, prompt_element=prompt,
-                ranks=self.ranks, exchanges=setup.degrees.expert > 1,
+                use, keys=setup.length if setup.degrees.context > 1 and not tower else 0, enabled=enabled, prompt_element=prompt,
+                ranks=self.split(component), exchanges=setup.degrees.expert > 1,
                 expert_ranks=setup.degrees.expert_tensor, memory_tokens=self.memory_tokens, checkpoints=self.checkpoints,
                 offloads=self.offloads, routing=self.routing,
             )  # fmt: skip
@@ -150,7 +150,11 @@ class Pieces:
 
     def rows(self, component: Component) -> int:
         """Return the tokens of one forward pass of a component on this device, split by sequence parallelism."""
-        return self.setup.settings.micro_batch * self.sequences * self.length(component) // self.ranks
+        return self.setup.settings.micro_batch * self.sequences * self.length(component) // self.split(component)
+
+    def split(self, component: Component) -> int:
+        """Return the devices among which a component's tokens are split: those of a tower of images never are."""
+        return 1 if component.name == "vision" else self.ranks
 
     @cached_property
     def checkpoints(self) -> frozenset[str]:
@@ -239,18 +243,20 @@ class Pieces:
         found: list[Piece] = []
         if self.holding.first and component.name != TRAINED:
             found.append(self._embedding(component, given))
-        made: dict[tuple[int, bool, bool], Piece] = {}
+        made: dict[tuple[int, bool, bool, bool], Piece] = {}
         # Layers below those that are trained make no graph at all.
         still = setup.settings.finetuning == "freeze" and component.name != TRAINED
         grad = not still and component.name != TRAINED and self._embedding_has_gradient(component)
+        alone = setup.adapters is not None and setup.adapters.method == "adapter"
         layers: list[Piece] = []
         for number, layer in enumerate(component.layers):
+            prompted = self.prompts and component.first_layer + number >= FIRST_ADAPTED_LAYER
             again = self.recomputes(number, len(component.layers))
-            key = (id(layer), grad, again)
+            key = (id(layer), grad, again, prompted)
             if key not in made:
-                made[key] = self._layer(component, layer, given, input_grad=grad, recomputed=again)
+                made[key] = self._layer(component, layer, given, input_grad=grad, recomputed=again, prompted=prompted)
             layers.append(made[key])
-            grad = not still
+            grad = not still and (prompted or not alone)
         if self.holding.last and self.offloads and layers:
             # What the backward pass needs at once stays.
             layers[-1] = replace(layers[-1], cost=replace(layers[-1].cost, offloaded=0))
@@ -279,6 +285,12 @@ class Pieces:
             return (number + 1) % (asked or 1) == 0
         return settings.recompute_policy == "op"
 
+    @cached_property
+    def prompts(self) -> bool:
+        """Whether layers attend to learned prompts of their own."""
+        adapters = self.setup.adapters
+        return adapters is not None and adapters.method in ("adapter", "adapter_v2")
+
     def _embedding_has_gradient(self, component: Component) -> bool:
         setup = self.setup
         if setup.full or setup.settings.recompute != "none" or not self.holding.first:
@@ -294,36 +306,46 @@ class Pieces:
         ids = self.tokens * 8
         made = Cost(ids, ids, 0, 0, ids + size, size, ids + size + (largest if self.accumulates else fresh),
                     0 if self.accumulates else fresh, size)  # fmt: skip
-        gathered = 0 if setup.degrees.fsdp else self.gathered(sum(tensor.size for tensor in component.tensors))
-        return Piece("embedding", made, 0, gradients=0 if self.accumulates else fresh, gathered=gathered)
+        gathered = 0 if self.joins_ends else self.gathered(sum(tensor.size for tensor in tables))
+        pending, joined = self.outermost
+        return Piece("embedding", made, 0, gradients=0 if self.accumulates else fresh, gathered=gathered,
+                     extra_backward=pending + joined)  # fmt: skip
 
     def _layer(
-        self, component: Component, layer: Layer, given: int, *, input_grad: bool, recomputed: bool | None = None
+        self,
+        component: Component,
+        layer: Layer,
+        given: int,
+        *,
+        input_grad: bool,
+        recomputed: bool | None = None,
+        prompted: bool = False,
     ) -> Piece:
         setup = self.setup
         settings = setup.settings
-        made = self._layer_cost(component, layer, input_grad=input_grad)
+        made = self._layer_cost(component, layer, input_grad=input_grad, prompted=prompted)
         by_operation = settings.recompute == "selective" and settings.recompute_policy == "op"
         recomputed = self.recomputes(0, 1) if recomputed is None else recomputed
         kept = given + (self._kept_products(layer, component.hidden_size) if by_operation else 0)
         return Piece(
             "layer", made, given, recomputed=recomputed,
             kept_input=0 if settings.activation_offload else kept,
-            gathered=self.gathered(layer.num_params), gradients=made.gradients,
+            gathered=self.gathered(layer.num_params), gradients=made.gradients, extra_backward=self.outermost[0],
         )  # fmt: skip
 
-    def _layer_cost(self, component: Component, layer: Layer, *, input_grad: bool) -> Cost:
+    def _layer_cost(self, component: Component, layer: Layer, *, input_grad: bool, prompted: bool) -> Cost:
         """Return what a layer's program costs, remembered for the next question about the same layer."""
         setup = self.setup
         key = (
-            id(layer), component.kind, component.name, self.rows(component), self.length(component), setup.length, input_grad, self.accumulates,
+            id(layer), component.kind, component.name, self.rows(component), self.length(component), setup.length, input_grad, prompted,
+            self.accumulates,
             self.kernels, self.traits(component), self.signature,
         )  # fmt: skip
         known = _COSTS.get(key)
         if known is not None:
             return known[1]
         made = cost(
-            lambda scene, x: self.program.layer(scene, layer, x), self.scene(component), width=component.hidden_size,
+            lambda scene, x: self.program.layer(scene, layer, x), self.scene(component, prompted=prompted), width=component.hidden_size,
             element=setup.recipe.numbers.residual, rows=self.rows(component), accumulates=self.accumulates, input_grad=input_grad,
         )  # fmt: skip
         if len(_COSTS) >= REMEMBERED:
@@ -339,7 +361,7 @@ class Pieces:
         return (
             setup.recipe, setup.degrees, setup.plan.quantization, setup.plan.dtype, setup.frozen, setup.settings.finetuning,
             setup.settings.micro_batch, self.sequences, adapter, setup.stack.program, setup.stack.packed_keeps_input,
-            setup.settings.precision, self.checkpoints, self.offloads,
+            setup.settings.precision, self.checkpoints, self.offloads, self.routing,
         )  # fmt: skip
 
     def _kept_products(self, layer: Layer, width: int) -> int:
@@ -390,7 +412,31 @@ class Pieces:
             whole = self.holding.share.num_params
             grads = 4 if setup.full else 0
             return whole * (setup.recipe.numbers.compute + grads)
-        return sides * setup.recipe.numbers.compute if setup.degrees.fsdp else 0
+        return sides * setup.recipe.numbers.compute if self.joins_ends else 0
+
+    @cached_property
+    def joins_ends(self) -> bool:
+        """Whether FSDP's outermost group holds the embedding and the output layer."""
+        setup = self.setup
+        return setup.degrees.fsdp is not None and not (setup.stack.shards_ends and setup.full)
+
+    @cached_property
+    def outermost(self) -> tuple[int, int]:
+        """Gradients of FSDP's outermost group, which is reduced last. [bytes].
+
+        The output layer's waits from the start of the backward pass; at its end all of the group are put together, for a flat
+        parameter or for the reduction.
+        """
+        setup = self.setup
+        if not self.joins_ends or self.stays_whole or not setup.full:
+            return 0, 0
+        sides = [(component, tensor) for component in self.holding.share.loaded for tensor in component.tensors]
+        trained = [tensor for component, tensor in sides if self.holding.trained(component, tensor)]
+        tied = self.holding.share.tied or setup.architecture.tied
+        waiting = sum(tensor.size for tensor in trained if tensor.slot == ("token" if tied else "head"))
+        element = setup.recipe.numbers.compute
+        joined = max(element, setup.recipe.gradient if setup.degrees.fsdp == "fsdp2" else 0)
+        return waiting * element, sum(tensor.size for tensor in trained) * joined
 
     @cached_property
     def buckets(self) -> int:
@@ -442,7 +488,7 @@ class Pieces:
         )  # fmt: skip
         given = self.rows(body) * body.hidden_size * setup.recipe.numbers.residual
         return Piece("head", made, given, gradients=made.gradients,
-                     gathered=self.gathered(head.size if head is not None and not setup.degrees.fsdp else 0))  # fmt: skip
+                     gathered=self.gathered(head.size if head is not None and not self.joins_ends else 0))  # fmt: skip
 
     def head_tensor(self, body: Component) -> Tensor | None:
         """Return the matrix from the last hidden state to the vocabulary, a tied embedding included."""
@@ -467,7 +513,7 @@ class Pieces:
             losses.fused(scene, x, head, vocab)
             return None
         if kind == "fabric":
-            return losses.fabric(scene, x, head, vocab)
+            return losses.fabric(scene, x, head, vocab, setup.settings.loss_chunk_tokens or 0)
         if asked == "chunked":
             losses.chunked(scene, x, head, vocab, setup.settings.loss_chunk_tokens or -(-x.rows // 8),
                            compiled=setup.settings.compile)  # fmt: skip

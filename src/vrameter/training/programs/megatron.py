@@ -146,7 +146,8 @@ def core(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value:
 def kernel(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value:
     """Run the attention kernel: fused, or scores, softmax and dropout one after another.
 
-    The fused softmax takes multiples of four keys; others go through fp32.
+    Where tokens are padded (encoders, and attention to them), Transformer Engine clears the rows of padding by a mask that
+    each layer makes and keeps.
     """
     graph = scene.graph
     width = part.num_heads * part.value_dim
@@ -162,16 +163,30 @@ def kernel(scene: Scene, part: Attention, q: Value, k: Value, v: Value) -> Value
         k = graph.copy(k, width=part.num_heads * part.head_dim)
         v = graph.copy(v, width=width)
     scores = graph.op([q, k], keys, rows=rows, saves=[q, k], kind=PAIRS)
-    if keys % 4 == 0 and 16 < keys <= 16384:
+    if _fuses_softmax(scene, part, keys):
         weights = graph.pointwise(scores, keeps="output")
     else:
-        weights = graph.cast(graph.op([scores], element=4, saves_output=True), element)
+        scores = graph.within(graph.cast(scores, 4))
+        weights = graph.pointwise(scores, keeps="output")
+        weights = graph.cast(weights, element)
     del scores
+    if scene.kernels.masks and part.scope in ("encoder", "cross"):
+        mask = graph.new(scene.seqs * scene.length, keys, 1, kind=PAIRS)
+        weights = graph.op([weights], saves=[mask])
     if scene.traits.attention_dropout:
         weights = scene.dropout(weights)
     out = graph.op([weights, v], width, rows=q.rows, element=element, saves=[weights, v], kind=0)
     del weights
     return graph.copy(out)
+
+
+def _fuses_softmax(scene: Scene, part: Attention, keys: int) -> bool:
+    """Say whether one kernel scales, masks and normalises; otherwise scores are turned to fp32 and back."""
+    if scene.kernels.local:
+        step, most = 4, 4096
+    else:
+        step, most = 8, 16383
+    return 16 < keys <= most and keys % step == 0 and scene.length % 4 == 0 and scene.seqs * part.num_heads % 4 == 0
 
 
 def latent(scene: Scene, part: LatentAttention, x: Value, norm: tuple[Tensor, ...]) -> Value:
@@ -248,7 +263,9 @@ def mixture(scene: Scene, part: FeedForward, x: Value) -> Value:
         copies = graph.op([copies])
     gate = graph.op([probabilities], 1, rows=rows)
     with scene.part("expert_fc1"):
-        inner = graph.linear(copies, scene.weight(slots.get("gate_up") or slots["up"]), (2 if part.gated else 1) * width)
+        inner = graph.linear(
+            copies, scene.weight(slots.get("gate_up") or slots["up"]), (2 if part.gated else 1) * width
+        )
     del copies, probabilities
     with scene.part("moe_act"):
         region, [inner] = scene.checkpoint("moe_act", lambda *given: [activated(scene, part, *given)], inner, gate)

@@ -8,6 +8,7 @@ References
 .. [2] peft 0.21, ``tuners/lora/layer.py``: the input is cast to the adapter's dtype, dropped out, and multiplied twice.
 .. [3] bitsandbytes 0.50, ``autograd/_functions.py``: a 4-bit matrix is unpacked for each product, forward and backward.
 .. [4] Liger-Kernel 0.8, ``ops``: what the fused norms, rotations and activations keep.
+.. [5] PyTorch 2.13, ``distributed/tensor/experimental/_context_parallel/_attention.py``: all-gather of keys and values.
 """
 
 from __future__ import annotations
@@ -101,7 +102,9 @@ class Kernels:
         Whether a fused kernel, or a compiler that fuses what stands between matrix products, replaces the module's own
         operations: it keeps inputs and makes the rest again in the backward pass.
     local
-        Whether Megatron's own modules run, not Transformer Engine's.
+        Whether Megatron's own modules run in place of Transformer Engine's.
+    masks
+        Whether attention in separate operations keeps a mask of padding in each layer.
     """
 
     attention: str = "sdpa"
@@ -110,6 +113,7 @@ class Kernels:
     rope: bool = False
     activation: bool = False
     local: bool = False
+    masks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +239,16 @@ class Scene:
     def head_linear(self, x: Value, tensor: Tensor, width: int) -> Value:
         """Run the output layer of a stack that names adapters by slot."""
         out = self.graph.linear(x, self.weight(tensor), width, compute=self.numbers.autocast)
+        if any(each.method == "adapter_v2" for each in self.enabled.values()):
+            return self.scaled(out)
         adapter = self.enabled.get("head")
         return out if adapter is None else self.adapted(x, out, tensor, adapter)
+
+    def scaled(self, out: Value) -> Value:
+        """Shift and scale what a frozen matrix made, by trained vectors."""
+        graph, element = self.graph, out.element
+        shifted = graph.op([out], weights=[Weight(out.width, element, trained=True)])
+        return graph.scale(shifted, Weight(out.width, element, trained=True))
 
     def grouped(self, x: Value, tensor: Tensor, width: int) -> Value:
         """Run a product with stacked matrices, one for each group of rows; autocast does not know this operation."""
@@ -378,11 +390,25 @@ class Scene:
             k = graph.copy(k, width=part.num_heads * part.head_dim)
             v = graph.copy(v, width=out_width)
         sums = graph.new(q.rows, part.num_heads, 4)
+        shared, arriving = self._ring(q, k, v)
         out = graph.op([q, k, v], out_width, element=q.element, saves=[q, k, v, sums], saves_output=True,
-                       work=q.bytes * 2 if q.element < 4 else 0)  # fmt: skip
+                       work=(q.bytes * 2 if q.element < 4 else 0) + arriving, scratch=shared)  # fmt: skip
         del sums, q, k, v
         # The kernel lays its output out as the queries are: heads before tokens where these were put together anew.
         return graph.copy(out) if self.traits.heads_first else out
+
+    def _ring(self, q: Value, k: Value, v: Value) -> tuple[int, int]:
+        """Return what attention over sequences that devices share takes beside its tensors, forwards and backwards. [bytes].
+
+        All keys and values are gathered, and put together once more for sending; outputs and gradients add up in fp32, those
+        of keys and values travel on.
+        """
+        if self.keys <= self.length:
+            return 0, 0
+        pair = k.bytes + v.bytes
+        gathered = pair * (self.keys // self.length) + pair
+        wide = 4 // q.element
+        return gathered + wide * q.bytes, gathered + wide * (q.bytes + 3 * pair)
 
     def _eager(self, part: Attention, q: Value, k: Value, v: Value, repeats: int) -> Value:
         graph, auto = self.graph, self.numbers.autocast

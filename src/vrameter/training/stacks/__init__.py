@@ -52,6 +52,11 @@ class Stack:
         Whether the loss copies the logits to cut the last position off and keeps them (transformers before 4.45).
     compiles_loss
         Whether what torch.compile takes includes the loss.
+    holds_back
+        Versions of FSDP, ``fsdp1`` and ``fsdp2``, under which gradients are reduced with the last micro-batch of a step only
+        (``no_sync``): until then each device keeps them whole.
+    shards_ends
+        Whether full training under FSDP makes groups of their own of the embedding and the output layer.
     unties
         Whether the output layer is a matrix of its own even where the model ties it to the embedding.
     """
@@ -68,6 +73,8 @@ class Stack:
     packed_keeps_input: int = 0
     packs_head: bool = False
     unties: bool = False
+    holds_back: tuple[str, ...] = ()
+    shards_ends: bool = False
     repeats_kv: bool = False
     fused_steps: bool = False
     shifts_logits: bool = False

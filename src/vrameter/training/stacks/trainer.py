@@ -5,6 +5,7 @@ References
 .. [1] transformers 5.23, ``training_args.py``: AdamW fused from torch 2.8 on, foreach before; TRL 0.2x, axolotl, LLaMA-Factory,
        ms-swift, Unsloth: their own argument classes.
 .. [2] AnswerDotAI/fsdp_qlora, ``train.py``.
+.. [3] transformers 5.23, ``trainer.py``, and accelerate, ``accelerator.py``: ``no_sync`` for all micro-batches of a step but the last.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from dataclasses import replace
 from vrameter.training.stacks import Stack
 
 _TRAINER = {"optimizer": "adamw_torch_fused", "precision": "bf16-mixed", "attn_implementation": "sdpa", "loss": "full"}
+_HELD = ("fsdp1", "fsdp2")
 STACKS = {
-    "transformers": Stack("transformers", defaults=_TRAINER),
-    "trl": Stack("trl", defaults=_TRAINER),
+    "transformers": Stack("transformers", holds_back=_HELD, defaults=_TRAINER),
+    "trl": Stack("trl", holds_back=_HELD, defaults=_TRAINER),
     "deepspeed": Stack("deepspeed", zero_stage=2, defaults={**_TRAINER, "optimizer": "adam"}),
-    "axolotl": Stack("axolotl", defaults={**_TRAINER, "attn_implementation": "flash_attention_2"}),
-    "llama-factory": Stack("llama-factory", defaults={**_TRAINER, "optimizer": "adamw_torch"}),
-    "ms-swift": Stack("ms-swift", defaults=_TRAINER),
+    "axolotl": Stack("axolotl", holds_back=_HELD, defaults={**_TRAINER, "attn_implementation": "flash_attention_2"}),
+    "llama-factory": Stack("llama-factory", holds_back=_HELD, defaults={**_TRAINER, "optimizer": "adamw_torch"}),
+    "ms-swift": Stack("ms-swift", holds_back=_HELD, defaults=_TRAINER),
     "unsloth": Stack(
         "unsloth",
         defaults={**_TRAINER, "optimizer": "adamw_bnb_8bit", "fused_kernels": True, "loss": "fused", "recompute": "full",
@@ -38,6 +40,9 @@ OLD = {"transformers": 4.45, "trl": 0.12, "ms-swift": 3.0, "fsdp_qlora": 9999.0}
 def stack(name: str, version: str | None = None) -> Stack:
     """Return one of these stacks; older ones copied more."""
     found = STACKS[name]
+    if name == "axolotl" and re.match(r"0\.([0-9]|1[0-2])(\.|$)", version or ""):
+        # accelerate before 1.11 reduced FSDP2's gradients with every micro-batch.
+        found = replace(found, holds_back=("fsdp1",))
     match = re.match(r"(\d+)(?:\.(\d*))?", version or "")
     if match is None or name not in OLD:
         return found

@@ -177,9 +177,12 @@ class Holding:
         recipe, rule, state = setup.recipe, setup.rule, setup.recipe.state_element
         if not setup.full or setup.degrees.splits_state or setup.offloads_weights:
             return 0
-        found = [
-            (tensor.size, self.trained(component, tensor), times) for component, _, tensor, times in self.tensors()
-        ]
+        found: list[tuple[int, bool, int]] = []
+        for component, _, tensor, times in self.tensors():
+            # Each of Megatron's experts has matrices of its own.
+            apart = tensor.role == "experts" and setup.stack.program == "megatron"
+            count = tensor.shape[0] if apart else 1
+            found.append((tensor.size // count, self.trained(component, tensor), times * count))
         blocks = [size * recipe.weight for size, _, times in found for _ in range(times)]
         sizes = [size for size, trained, times in found if trained for _ in range(times)]
         if recipe.main_gradient:

@@ -62,7 +62,15 @@ class Holding:
         return Use(
             element=element, trained=trained, grad_element=recipe.gradient,
             unpacked=tensor.size * recipe.numbers.compute if packed else 0,
-            keeps_input=setup.stack.packed_keeps_input if packed else 0, adapter=adapter,
+            keeps_input=setup.stack.packed_keeps_input if packed else int(self.multiplies_in_float8(tensor)), adapter=adapter,
+        )  # fmt: skip
+
+    def multiplies_in_float8(self, tensor: Tensor) -> bool:
+        """Say whether Transformer Engine multiplies by a matrix in float8, and so keeps its input in one byte a number."""
+        setup = self.setup
+        return (
+            setup.settings.precision == "fp8" and setup.stack.program == "megatron" and len(tensor.shape) > 1
+            and tensor.role not in ("embedding", "head", "router") and tensor.slot not in _OUTSIDE
         )  # fmt: skip
 
     def format(self, component: Component, layer: int | None, tensor: Tensor) -> Format | None:
@@ -133,18 +141,20 @@ class Holding:
     def weight_bytes(self) -> int:
         """Weights of the model itself on this device, trained and frozen. [bytes].
 
-        Transformer Engine keeps two float8 copies of each matrix, by rows and by columns, beside the 16-bit one.
+        Transformer Engine keeps two float8 copies of each matrix, by rows and by columns, beside the 16-bit one, or in its
+        place (``fp8-param-gather``).
         """
         setup = self.setup
         recipe, whole = setup.recipe, setup.degrees.splits_weights
         if setup.offloads_weights:
             return 0
         total = 0
-        copies = setup.settings.precision == "fp8" and setup.stack.name == "megatron"
+        alone = setup.megatron is not None and setup.megatron.flag("fp8-param-gather")
         for component, layer, tensor, times in self.tensors():
-            total += times * self.split(self._stored(component, layer, tensor, recipe.weight), tensor, when=whole)
-            if copies and len(tensor.shape) > 1 and layer is not None:
-                total += times * 2 * tensor.size
+            stored = times * self.split(self._stored(component, layer, tensor, recipe.weight), tensor, when=whole)
+            copied = setup.stack.name == "megatron" and layer is not None and self.multiplies_in_float8(tensor)
+            copies = 2 * times * tensor.size if copied else 0
+            total += copies if copies and alone else stored + copies
         return total
 
     def _stored(self, component: Component, layer: Layer | None, tensor: Tensor, element: int) -> int:
@@ -167,9 +177,12 @@ class Holding:
         recipe, rule, state = setup.recipe, setup.rule, setup.recipe.state_element
         if not setup.full or setup.degrees.splits_state or setup.offloads_weights:
             return 0
-        found = [
-            (tensor.size, self.trained(component, tensor), times) for component, _, tensor, times in self.tensors()
-        ]
+        found: list[tuple[int, bool, int]] = []
+        for component, _, tensor, times in self.tensors():
+            # Each of Megatron's experts has matrices of its own.
+            apart = tensor.role == "experts" and setup.stack.program == "megatron"
+            count = tensor.shape[0] if apart else 1
+            found.append((tensor.size // count, self.trained(component, tensor), times * count))
         blocks = [size * recipe.weight for size, _, times in found for _ in range(times)]
         sizes = [size for size, trained, times in found if trained for _ in range(times)]
         if recipe.main_gradient:

@@ -7,7 +7,7 @@ References
 .. [3] LitGPT 0.4, ``utils.py``: ``chunked_cross_entropy``; Lightning Fabric hands half-precision outputs on in fp32.
 .. [4] Liger-Kernel 0.8, ``ops/fused_linear_cross_entropy.py``; E. Wijmans et al., "Cut Your Losses", 2024, arXiv:2411.09009.
 .. [5] Megatron-LM, ``core/tensor_parallel/cross_entropy.py`` and ``core/fusions/fused_cross_entropy.py``: vocabulary-parallel,
-       in fp32, softmax kept; Transformer Engine, ``pytorch/cross_entropy.py``.
+       in fp32, softmax kept, its steps under ``torch.compile``; Transformer Engine, ``pytorch/cross_entropy.py``.
 """
 
 from __future__ import annotations
@@ -76,14 +76,19 @@ def fabric(scene: Scene, x: Value, head: Tensor, vocab: int, chunk: int) -> Valu
     return handed
 
 
-def parallel(scene: Scene, x: Value, head: Tensor, vocab: int, *, within: bool = False) -> None:
+def parallel(
+    scene: Scene, x: Value, head: Tensor, vocab: int, *, compiled: bool = False, within: bool = False
+) -> None:
     """Run Megatron's loss: an fp32 copy of the logits turned into the softmax in place, gradients in its place.
 
-    Its fused form makes the same tensors; Transformer Engine's (`within`) writes gradients over the logits themselves.
+    Its fused form is the same, compiled (`compiled`): what the compiler makes functional stands beside the copy that it
+    replaces. Transformer Engine's (`within`) writes gradients over the logits themselves.
     """
     graph = scene.graph
     logits = scene.gathered(graph.linear(x, scene.weight(head), vocab))
     soft = logits if within else graph.new(logits.rows, vocab, 4)
+    if compiled:
+        graph.touch(soft.bytes)
     loss = graph.op([logits], 1, element=4, saves=[soft], piecewise=within)
     del logits, soft
     graph.seed(graph.op([loss], 1, rows=1))

@@ -33,6 +33,8 @@ class Cost:
         Gradients of parameters that stand when it ends.
     output
         What it hands on.
+    offloaded
+        What of `saved` goes to host memory once it has run forwards.
     """
 
     saved: int
@@ -44,6 +46,7 @@ class Cost:
     backward: int
     gradients: int
     output: int
+    offloaded: int = 0
 
 
 def cost(
@@ -95,6 +98,7 @@ def _cost(
     kept = y.storage.bytes if seeded and y is not None and y.storage.kind == 0 else 0
     held = list(graph.held)
     saved = graph.live - kept
+    offloaded = graph.offloaded()
     if seeded and y is not None:
         graph.seed(y)
         y = None
@@ -111,6 +115,7 @@ def _cost(
         backward=graph.peak,
         gradients=graph.gradients,
         output=output,
+        offloaded=offloaded,
     )
 
 

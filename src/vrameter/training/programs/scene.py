@@ -13,12 +13,16 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 
 from vrameter.model.architecture import Attention, FeedForward, Layer, Part, Tensor
-from vrameter.training.graph import FIXED, PAIRS, Graph, Slot, Storage, Value, Weight
+from vrameter.training.graph import FIXED, PAIRS, Graph, Region, Slot, Storage, Value, Weight
+
+# Checkpoints whose outputs are discarded as well, for what follows keeps them.
+DISCARDED = ("layernorm", "mla_up_proj", "moe_act")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,8 @@ class Use:
     unpacked
         Bytes that one product unpacks a quantised matrix to. [bytes]
     keeps_input
-        Size of the numbers in which a product with a frozen matrix keeps its input all the same (bitsandbytes before
-        0.43); 0: it keeps none. [bytes]
+        Size of the numbers in which a product keeps a copy of its input instead of the input: of a frozen matrix all the same
+        (bitsandbytes before 0.43), in float8 (Transformer Engine); 0: none. [bytes]
     """
 
     element: int
@@ -91,7 +95,7 @@ class Kernels:
     Parameters
     ----------
     attention
-        ``eager``, ``sdpa`` (a fused kernel of torch) or ``flash`` (packed, grouped heads kept as they are).
+        ``eager``, ``sdpa`` (a fused kernel of torch), ``flash`` (packed, grouped heads kept as they are) or ``cudnn``.
     repeats_kv
         Whether keys and values are copied out to every query head before a fused kernel.
     norm, rope, activation
@@ -101,9 +105,6 @@ class Kernels:
         Whether Megatron's own modules run in place of Transformer Engine's.
     masks
         Whether attention in separate operations keeps a mask of padding in each layer.
-    transposes
-        Whether a fused attention takes sequences one after the other where layers hold tokens first, so that it keeps an
-        output of its own beside the one it hands on.
     """
 
     attention: str = "sdpa"
@@ -113,7 +114,6 @@ class Kernels:
     activation: bool = False
     local: bool = False
     masks: bool = False
-    transposes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +150,18 @@ class Scene:
         Devices among which tokens are split between matrices (sequence parallelism). [devices]
     exchanges
         Whether routed tokens travel between devices.
+    routing
+        What a device's experts get of them, in thousandths of an even share.
     expert_ranks
         Devices that split each expert, so that all their tokens meet there. [devices]
     memory_tokens
         Tokens of an encoder that cross-attention reads. [tokens]
     prompt_element
         Size of the numbers of a learned prompt that each layer attends to; 0 without one. [bytes]
+    checkpoints
+        Parts of a layer that run again in the backward pass, under Megatron's names.
+    offloads
+        Parts of a layer whose kept tensors go to host memory, under Megatron's names.
     """
 
     graph: Graph
@@ -170,8 +176,11 @@ class Scene:
     prompt_element: int = 0
     ranks: int = 1
     exchanges: bool = False
+    routing: int = 1000
     expert_ranks: int = 1
     memory_tokens: int = 0
+    checkpoints: frozenset[str] = frozenset()
+    offloads: frozenset[str] = frozenset()
 
     @property
     def tokens(self) -> int:
@@ -193,6 +202,22 @@ class Scene:
         if x.slot is not None:
             graph.record((x,), (out,))
         return out
+
+    def checkpoint(
+        self, name: str, run: Callable[..., list[Value]], *inputs: Value
+    ) -> tuple[Region | None, list[Value]]:
+        """Run a part of a layer, so that it runs again in the backward pass where it is named among the checkpoints."""
+        if name in self.checkpoints:
+            return self.graph.checkpoint(run, *inputs, discards=name in DISCARDED)
+        return None, run(*inputs)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Run a part of a layer, whose kept tensors go to host memory where it is named among the offloads."""
+        graph = self.graph
+        before, graph.away = graph.away, graph.away or name in self.offloads
+        yield
+        graph.away = before
 
     # -- weights ------------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ FORMATS: dict[str, tuple[str, str, str]] = {
                 "adapter lora_r num_epochs flash_attention"),
     "llama-factory": ("llama_factory", "finetuning_type cutoff_len stage lora_target quantization_bit template dataset_dir flash_attn",
                       "model_name_or_path dataset per_device_train_batch_size plot_loss"),
+    "llama-factory-v1": ("llama_factory_v1", "model_class train_dataset peft_config dist_config quant_config kernel_config sample_backend",
+                         "model cutoff_len micro_batch_size"),
     "ms-swift": ("swift", "train_type tuner_type sft_type attn_impl rlhf_type quant_bits freeze_vit split_dataset_ratio model_id_or_path",
                  "model dataset torch_dtype target_modules max_length"),
     "deepspeed": ("deepspeed", "zero_optimization train_micro_batch_size_per_gpu train_batch_size steps_per_print", "bf16 fp16 optimizer"),
@@ -57,6 +59,8 @@ def format_of(tree: Mapping[str, Any]) -> str | None:
     best = max(scores, key=lambda kind: scores[kind])
     if scores[best] < 2:
         return None
+    if best.startswith("llama-factory") and "model_name_or_path" in keys:
+        best = "llama-factory"
     if best == "transformers" and keys & set(FORMATS["trl"][1].split()):
         best = "trl"
     return best

@@ -129,11 +129,15 @@ class Draft:
     ) -> None:
         """Send every key of a tree through a table.
 
-        `prefix` is what a reader sees before the key; `above` the rule of the object that holds it, for keys without one.
+        `prefix` is what a reader sees before the key; `above` the rule of the object that holds it, for keys without one. A key of
+        the table that ends in ``*`` stands for all that begin like it.
         """
+        stems = [name for name in table if name.endswith("*")]
         for name, value in tree.items():
             key, shown = f"{path}{name}", f"{prefix}{path}{name}"[:200]
             rule = table.get(key, above)
+            if rule is None:
+                rule = next((table[stem] for stem in stems if key.startswith(stem[:-1])), None)
             if isinstance(value, Mapping) and value and any(each.startswith(f"{key}.") for each in table):
                 self.take(value, table, prefix=prefix, path=f"{key}.", above=rule if rule and rule.reason else None)
             elif rule is None:
@@ -162,7 +166,8 @@ class Draft:
             self.put(rule.field, converted, shown)
 
     def _unknown(self, key: str, shown: str, value: Any, table: Table) -> None:
-        near = closest(key, table, 1) if len(key) < 64 and len(self.notes) < MAX_SUGGESTIONS else []
+        known = [name for name in table if not name.endswith("*")]
+        near = closest(key, known, 1) if len(key) < 64 and len(self.notes) < MAX_SUGGESTIONS else []
         reason = tr("is not a key of %(format)s known here", format=self.format)
         if near:
             reason = tr(

@@ -29,6 +29,8 @@ FORMATS: dict[str, tuple[str, str, str]] = {
     "torchtune": ("torchtune", "checkpointer enable_activation_checkpointing optimizer_in_bwd metric_logger clip_grad_norm", "model optimizer loss tokenizer batch_size"),
     "torchtitan": ("torchtitan", "parallelism activation_checkpoint job metrics", "model training optimizer checkpoint lr_scheduler"),
     "litgpt": ("litgpt", "checkpoint_dir out_dir lora_query lora_mlp train model_config", "precision quantize devices lora_r eval model_name"),
+    "megatron-swift": ("megatron_swift", "mcore_model no_save_optim cross_entropy_loss_fusion decoder_first_pipeline_num_layers",
+                       "model dataset max_length micro_batch_size global_batch_size recompute_granularity tuner_type"),
     "megatron": ("megatron", "num_layers hidden_size num_attention_heads tensor_model_parallel_size micro_batch_size seq_length global_batch_size "
                  "pipeline_model_parallel_size encoder_num_layers use_mcore_models transformer_impl", "lr bf16"),
 }  # fmt: skip
@@ -59,6 +61,8 @@ def format_of(tree: Mapping[str, Any]) -> str | None:
     best = max(scores, key=lambda kind: scores[kind])
     if scores[best] < 2:
         return None
+    if best.startswith("megatron") and "model" in keys and "num_layers" not in keys:
+        best = "megatron-swift"
     if best.startswith("llama-factory") and "model_name_or_path" in keys:
         best = "llama-factory"
     if best == "transformers" and keys & set(FORMATS["trl"][1].split()):
@@ -79,7 +83,7 @@ def read_tree(draft: Draft, tree: Mapping[str, Any], kind: str) -> None:
         return
     if kind == "torchtune":
         tree = module.interpolated(tree)
-    if kind in ("megatron", "torchtitan", "litgpt"):
+    if kind in ("megatron", "megatron-swift", "torchtitan", "litgpt"):
         tree = {key.replace("-", "_"): value for key, value in tree.items()}
     if kind == "trl":
         draft.request.setdefault("engine", "trl")

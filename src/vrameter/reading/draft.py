@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from vrameter.reading.values import Unfit, shortened, switch, whole
 # Unknown keys for which a near name is looked up: no configuration has more.
 MAX_SUGGESTIONS = 64
 Opener = Callable[[str], str]
+_COMPUTED = re.compile(r"^(\$\(|`|\$\{?[A-Za-z_]\w*\}?$|\$\{[A-Za-z_]\w*[:\[])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ def reason_text(reason: str) -> str:
         "off": tr("is off"),
         "unused": tr("has no effect beside the other keys"),
         "default": tr("is 'auto': the other keys decide"),
+        "computed": tr("is computed by the script: the default stands"),
     }
     return words[reason]
 
@@ -159,11 +162,18 @@ class Draft:
         try:
             converted = rule.convert(value) if rule.convert else value
         except Unfit as unfit:
+            if _is_computed(value):
+                self._computed(shown, value)
+                return
             raise refused(shown, value, str(unfit)) from None
         if converted is None:
             self.ignore(shown, value, reason_text("off"))
         else:
             self.put(rule.field, converted, shown)
+
+    def _computed(self, shown: str, value: Any) -> None:
+        self.ignore(shown, value, reason_text("computed"))
+        self.note(tr("%(key)s is computed by the script: give it with --set.", key=shown))
 
     def _unknown(self, key: str, shown: str, value: Any, table: Table) -> None:
         known = [name for name in table if not name.endswith("*")]
@@ -194,6 +204,9 @@ class Draft:
         try:
             return switch(self.values[key])
         except Unfit as unfit:
+            if _is_computed(self.values[key]):
+                self._computed(self.waiting.pop(key, key), self.values.pop(key))
+                return default
             raise refused(self.waiting.get(key, key), self.values[key], str(unfit)) from None
 
     def number(self, key: str, default: int | None = None) -> int | None:
@@ -204,6 +217,9 @@ class Draft:
         try:
             return whole(value)
         except Unfit as unfit:
+            if _is_computed(value):
+                self._computed(self.waiting.pop(key, key), self.values.pop(key))
+                return default
             raise refused(self.waiting.get(key, key), value, str(unfit)) from None
 
     @contextmanager
@@ -279,6 +295,12 @@ class Draft:
         """Return the reading."""
         self.close()
         return Reading(self.format, self.request, self.understood, self.assumed, tuple(self.ignored), tuple(self.notes))
+
+
+def _is_computed(value: Any) -> bool:
+    """Say whether a value is what a script makes only when it runs: an unset variable, the output of a program."""
+    words = value if isinstance(value, list) else [value]
+    return bool(words) and isinstance(words[0], str) and _COMPUTED.match(words[0]) is not None
 
 
 def refused(key: str, value: object, expected: str) -> RequestError:

@@ -119,7 +119,7 @@ def _program(draft: Draft, variables: Mapping[str, str], name: str, rest: Words,
     """Read the program of a training stack, or a training script."""
     if name == "swift" or name == "megatron":
         _processes(draft, variables.get("NPROC_PER_NODE"), variables.get("NNODES"), "NPROC_PER_NODE")
-        kind = "ms-swift"
+        kind = "ms-swift" if name == "swift" else "megatron-swift"
         return _script(draft, rest[1:], kind)
     if name == "llamafactory-cli" and rest[:1] == ["train"]:
         return _script(draft, rest[1:], "llama-factory")
@@ -148,6 +148,9 @@ def _program(draft: Draft, variables: Mapping[str, str], name: str, rest: Words,
 def _script(draft: Draft, words: Words, kind: str | None) -> bool:
     """Read a training script's arguments: flags, ``key=value``, and configuration files among them."""
     given, loose = flags(words)
+    for key, value in given.items():
+        if isinstance(value, list) and len(value) > 1 and len({*map(str, value)}) == 1:
+            given[key] = value[-1]  # the same flag twice
     tree: dict[str, Any] = {}
     files = [word for word in loose if word.endswith((".yaml", ".yml", ".json", ".toml"))]
     for key in ("config", "config_file", "job.config_file"):

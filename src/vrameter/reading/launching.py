@@ -64,6 +64,8 @@ def _score(words: Sequence[str]) -> int:
         or name in ("vllm", "sglang", "llamafactory-cli", "swift", "megatron", "trl", "axolotl", "tune", "litgpt")
     ):
         return 3
+    if name.startswith("$") or not name:
+        return _score(words[1:]) if len(words) > 1 else 0
     if name in ("torchrun", "deepspeed", "accelerate", "torch.distributed.run", "torch.distributed.launch"):
         return 3
     if name in ("docker", "podman") and any(image in word for word in words for image, _ in _IMAGES):
@@ -85,6 +87,8 @@ def best(found: list[Command]) -> Command | None:
 def read(draft: Draft, command: Command) -> bool:
     """Read a command into a draft; False where it starts nothing known."""
     variables, words = command
+    while words and (not words[0] or words[0].startswith("$")):
+        words = words[1:]  # a prefix that is not set
     while words and program(words) in ("srun", "nohup", "exec", "time", "sudo", "uv"):
         words = words[1:]
         while words and (is_flag(words[0]) or words[0] == "run"):
@@ -148,9 +152,6 @@ def _program(draft: Draft, variables: Mapping[str, str], name: str, rest: Words,
 def _script(draft: Draft, words: Words, kind: str | None) -> bool:
     """Read a training script's arguments: flags, ``key=value``, and configuration files among them."""
     given, loose = flags(words)
-    for key, value in given.items():
-        if isinstance(value, list) and len(value) > 1 and len({*map(str, value)}) == 1:
-            given[key] = value[-1]  # the same flag twice
     tree: dict[str, Any] = {}
     files = [word for word in loose if word.endswith((".yaml", ".yml", ".json", ".toml"))]
     for key in ("config", "config_file", "job.config_file"):

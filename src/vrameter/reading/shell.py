@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 _ASSIGNMENT = re.compile(r"(?:export\s+|local\s+)?([A-Za-z_]\w*)=(.*)", re.S)
-_ARRAY = re.compile(r"\b([A-Za-z_]\w*)\+?=\(([^()]*)\)")
+_ARRAY = re.compile(r"(?<![\w$-])([A-Za-z_]\w*)(\+?)=\(")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?:\[[@*]\])?(?::?[-=]([^{}]*))?\}|\$([A-Za-z_]\w*)")
 _SUM = re.compile(r"\$\(\(([^()]*(?:\([^()]*\)[^()]*)*)\)\)|\$\(expr ([^()`$]*)\)|`expr ([^`$]*)`")
 _OPERATORS = {
@@ -30,12 +30,7 @@ def commands(text: str) -> list[tuple[dict[str, str], Words]]:
     text = re.sub(r"\\\r?\n", " ", text)
     variables: dict[str, str] = {}
 
-    def array(match: re.Match[str]) -> str:
-        inner = re.sub(r"(?m)(^|\s)#.*$", " ", match[2])
-        variables[match[1]] = " ".join(inner.split())
-        return ""
-
-    text = _ARRAY.sub(array, text)
+    text = _without_arrays(text, variables)
     found: list[tuple[dict[str, str], Words]] = []
     for line in _logical_lines(text):
         for part in re.split(r"\s(?:&&|\|\||;)\s|;\s*$", line):
@@ -57,10 +52,60 @@ def commands(text: str) -> list[tuple[dict[str, str], Words]]:
     return found
 
 
+def _without_arrays(text: str, variables: dict[str, str]) -> str:
+    """Return a text without its arrays, whose words become variables; remarks and quotes in them may hold parentheses."""
+    kept: list[str] = []
+    start = 0
+    while match := _ARRAY.search(text, start):
+        inner, end = _enclosed(text, match.end())
+        if end < 0:
+            break
+        kept.append(text[start : match.start()])
+        held = variables.get(match[1], "")
+        words = " ".join(inner.split())
+        for own in (f'"${{{match[1]}[@]}}"', f"${{{match[1]}[@]}}"):
+            words = words.replace(own, held)[:MAX_TEXT]
+        variables[match[1]] = f"{held} {words}".strip() if match[2] else words
+        start = end
+    return "".join([*kept, text[start:]])
+
+
+def _enclosed(text: str, start: int) -> tuple[str, int]:
+    """Return what stands before the parenthesis that closes one opened at `start`, without remarks, and where it ends."""
+    kept: list[str] = []
+    quote, depth, place = "", 1, start
+    while place < len(text):
+        mark = text[place]
+        if quote:
+            quote = "" if mark == quote else quote
+        elif mark in "\"'":
+            quote = mark
+        elif mark == "#" and text[place - 1 : place].isspace():
+            place = text.find("\n", place)
+            if place < 0:
+                break
+            continue
+        elif mark in "()":
+            depth += 1 if mark == "(" else -1
+            if not depth:
+                return "".join(kept), place + 1
+        kept.append(mark)
+        place += 1
+    return "", -1
+
+
+def lists_of_flags(text: str) -> str:
+    """Return the flags that a script keeps in its variables, those in its arrays included, one after another."""
+    variables = commands(f"{text}\n:")[-1][0]
+    return " ".join(_filled(value, variables) for value in variables.values() if value.lstrip("\\ \n").startswith("--"))
+
+
 def _logical_lines(text: str) -> Iterable[str]:
     """Yield lines, those whose quotes are open joined with the next."""
     held = ""
     for line in text.splitlines():
+        if not held and line.lstrip().startswith("#"):
+            continue  # a remark may hold an apostrophe
         held = f"{held}\n{line}" if held else line
         if (held.count('"') % 2 == 0 and held.count("'") % 2 == 0) or len(held) > 2**14:
             if held.strip() and not held.lstrip().startswith("#"):
@@ -124,7 +169,9 @@ def _value(match: re.Match[str], variables: dict[str, str]) -> str:
 
 def _words(text: str) -> Words:
     try:
-        return shlex.split(text, comments=True)[:MAX_WORDS]
+        words = shlex.split(text, comments=True)[:MAX_WORDS]
+        # A quoted flag with its value falls apart when its variable is put in without quotes.
+        return [each for word in words for each in (word.split() if word[:2] == "--" and "=" not in word else [word])]
     except ValueError:
         return text.replace('"', " ").replace("'", " ").split()[:MAX_WORDS]
 
@@ -137,7 +184,7 @@ def is_flag(word: str) -> bool:
 def flags(words: Sequence[str]) -> tuple[dict[str, object], Words]:
     """Return flags with their values, under names with underscores, and the words before the first flag.
 
-    A flag without a value is True; one with several has a list.
+    A flag without a value is True; one with several has a list. Of a flag that stands twice the last counts.
     """
     found: dict[str, object] = {}
     loose: Words = []
@@ -146,21 +193,11 @@ def flags(words: Sequence[str]) -> tuple[dict[str, object], Words]:
         if is_flag(word):
             name, equals, value = word.lstrip("-").partition("=")
             current = name.replace("-", "_")
-            if not equals:
-                held = found.get(current, True)
-                found[current] = True if held is True else _listed(held)
-            else:
-                found[current] = (
-                    [*_listed(found[current]), value] if current in found and found[current] is not True else value
-                )
-                current = None
+            found[current] = value if equals else True
+            current = None if equals else current
         elif current is None:
             loose.append(word)
         else:
             held = found[current]
-            found[current] = word if held is True else [*_listed(held), word]
+            found[current] = word if held is True else [*held, word] if isinstance(held, list) else [held, word]
     return found, loose
-
-
-def _listed(value: object) -> list[object]:
-    return list(value) if isinstance(value, list) else [value]

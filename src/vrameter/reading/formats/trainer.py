@@ -45,7 +45,7 @@ BASE: Table = {
     "activation_offloading": to("settings.activation_offload", switch),
     **together(
         "bf16 fp16 tf32 half_precision_backend optim adafactor gradient_checkpointing gradient_checkpointing_kwargs deepspeed fsdp "
-        "activation_checkpointing activation_checkpointing_kwargs "
+        "activation_checkpointing activation_checkpointing_kwargs zero_stage offload "
         "fsdp_config use_liger_kernel use_liger liger_kernel_config torch_compile_backend torch_compile_mode accelerator_config "
         "fsdp_transformer_layer_cls_to_wrap local_rank parallelism_config optim_target_modules"
     ),
@@ -118,7 +118,7 @@ TABLE: Table = {
         "desirable_weight undesirable_weight use_peft lora_r lora_rank lora_alpha lora_dropout lora_target_modules target_modules "
         "lora_modules_to_save modules_to_save lora_task_type use_rslora use_dora load_in_4bit load_in_8bit bnb_4bit_quant_type "
         "use_bnb_nested_quant bnb_4bit_use_double_quant bnb_4bit_compute_dtype use_vllm vllm_mode precompute_ref_log_probs "
-        "lora_target_parameters r response_length use_unsloth use_liger_loss"
+        "lora_target_parameters r response_length use_unsloth use_liger_loss lora_dim"
     ),
     **ignored(
         "course",
@@ -185,7 +185,11 @@ def base(draft: Draft, *, checkpointing: bool = False, why: str = "") -> None:
         if options:
             fsdp_options(draft, options, "fsdp_config")
             draft.used("fsdp_config", "parallelism.fsdp")
-    if draft.has("deepspeed") and draft.get("deepspeed") is not False:
+    if draft.get("deepspeed") is True:
+        # DeepSpeed's own examples: the switch, and the stage beside it.
+        draft.settle("deepspeed zero_stage", "parallelism.zero_stage", min(draft.number("zero_stage", 0) or 0, 3))
+        draft.settle("offload", "parallelism.offload", "all" if draft.on("offload") else None)
+    elif draft.has("deepspeed") and draft.get("deepspeed") is not False:
         deepspeed.read_named(draft, draft.get("deepspeed"), draft.waiting.pop("deepspeed"))
 
 
@@ -237,10 +241,10 @@ def finish(draft: Draft) -> None:
         kind="bnb_4bit_quant_type",
     )  # fmt: skip
     draft.used("bnb_4bit_compute_dtype", "quantization")
-    tunes = draft.on("use_peft", bool({"lora_r", "lora_rank", "r"} & draft.values.keys()))
+    tunes = draft.on("use_peft", bool({"lora_r", "lora_rank", "r"} & draft.values.keys()) or bool(draft.number("lora_dim")))
     if tunes:
         draft.put("settings.finetuning", "dora" if draft.on("use_dora") else "lora")
-        rank = next((key for key in ("lora_r", "lora_rank", "r") if draft.has(key)), "lora_r")
+        rank = next((key for key in ("lora_r", "lora_rank", "r", "lora_dim") if draft.has(key)), "lora_r")
         targets = "target_modules" if draft.has("target_modules") else "lora_target_modules"
         saved = "modules_to_save" if draft.has("modules_to_save") else "lora_modules_to_save"
         defaults = {"rank": 16, "alpha": 32, "dropout": 0.05, "targets": "all-linear"}

@@ -15,7 +15,7 @@ from vrameter.reading.values import Unfit, shortened, switch, whole
 # Unknown keys for which a near name is looked up: no configuration has more.
 MAX_SUGGESTIONS = 64
 Opener = Callable[[str], str]
-_COMPUTED = re.compile(r"^(\$\(|`|\$\{?[A-Za-z_]\w*\}?$|\$\{[A-Za-z_]\w*[:\[])")
+_COMPUTED = re.compile(r"^(\$\(|`|\$\{?\w+\}?$|\$\{[A-Za-z_]\w*[:\[])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +250,7 @@ class Draft:
         if key:
             self.understood[key] = target
 
-    def settle(self, keys: str, target: str, value: Any) -> None:
+    def settle(self, keys: str | Iterable[str], target: str, value: Any) -> None:
         """Set a field that several waiting keys decide together; None leaves it alone."""
         if value is not None:
             self.put(target, value)

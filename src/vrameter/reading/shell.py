@@ -1,5 +1,7 @@
-"""Commands and shell scripts as words. Nothing is run: variables that a script sets are put in, and sums of whole numbers
-(``$((8 * 2))``, ``$(expr 16 / 4)``) are worked out; what else a script computes stays as it is.
+"""Commands and shell scripts as words, of which nothing is run.
+
+Variables that a script sets are put in, and sums of whole numbers (``$((8 * 2))``, ``$(expr 16 / 4)``) are worked out; what else
+a script computes stays as it is.
 
 >>> flags("--bf16 --lr 1e-4 --names a b".split())[0]
 {'bf16': True, 'lr': '1e-4', 'names': ['a', 'b']}

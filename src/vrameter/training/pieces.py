@@ -427,6 +427,9 @@ class Pieces:
         if kind == "megatron":
             losses.parallel(scene, x, head, vocab)
             return None
+        if asked == "chunked" and setup.stack.loss_pieces:
+            losses.in_pieces(scene, x, head, vocab, setup.stack.loss_pieces, compiled=setup.settings.compile)
+            return None
         if asked == "chunked":
             losses.chunked(scene, x, head, vocab, setup.settings.loss_chunk_tokens or -(-x.rows // 8),
                            compiled=setup.settings.compile)  # fmt: skip

@@ -245,7 +245,9 @@ def _checkpoints(draft: Draft) -> None:
         draft.settle("activation_offloading", "settings.activation_offload", True)
         draft.put("settings.recompute", "full")
     else:
-        raise refused("activation_offloading", value, tr("one of %(names)s", names="true, false, legacy, disk, hidden_states"))
+        raise refused(
+            "activation_offloading", value, tr("one of %(names)s", names="true, false, legacy, disk, hidden_states")
+        )
     for key in ("selective_checkpointing", "layer_offloading"):
         if draft.has(key) and draft.get(key) not in (None, False):
             draft.ignore(key, draft.get(key), tr("may change memory, and is not modelled"))

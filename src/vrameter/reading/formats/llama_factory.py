@@ -88,7 +88,9 @@ _SPECIAL = {
 def finish(draft: Draft) -> None:
     """Read the keys that belong together."""
     # Degrees of tensors and pipelines are those of its Megatron adapter.
-    mcore = draft.on("use_mca") or any(draft.asked(f"parallelism.{degree}") for degree in ("tensor", "pipeline", "expert"))
+    mcore = draft.on("use_mca") or any(
+        draft.asked(f"parallelism.{degree}") for degree in ("tensor", "pipeline", "expert")
+    )
     draft.request.setdefault(
         "engine", "megatron" if mcore else "unsloth" if draft.on("use_unsloth") else "llama-factory"
     )  # fmt: skip

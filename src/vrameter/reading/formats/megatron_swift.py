@@ -118,7 +118,9 @@ def finish(draft: Draft) -> None:
         draft.settle("attention_backend", "settings.attn_implementation", "eager" if eager else "flash_attention_2")
     for key in ("max_length", "seq_length"):
         draft.settle(key, "settings.seq_len", draft.number(key))
-    draft.settle("use_distributed_optimizer", "parallelism.zero_stage", int(draft.on("use_distributed_optimizer", True)))
+    draft.settle(
+        "use_distributed_optimizer", "parallelism.zero_stage", int(draft.on("use_distributed_optimizer", True))
+    )
     _sharding(draft)
     parts = {"freeze_vit": "vit", "freeze_aligner": "aligner"}
     given = [part for key, part in parts.items() if draft.on(key, True)]
@@ -131,7 +133,9 @@ def finish(draft: Draft) -> None:
         draft.settle("reference_free", "settings.ref_model", False)
     if draft.on("use_vllm") and str(draft.get("vllm_mode")) == "colocate":
         share: Any = draft.get("vllm_gpu_memory_utilization", 0.9)
-        draft.settle("use_vllm vllm_mode vllm_gpu_memory_utilization", "settings.rollout_memory_utilization", real(share))
+        draft.settle(
+            "use_vllm vllm_mode vllm_gpu_memory_utilization", "settings.rollout_memory_utilization", real(share)
+        )
         draft.settle("sleep_level", "settings.rollout_sleep", (draft.number("sleep_level") or 0) > 0)
     total, micro = draft.number("global_batch_size", 16) or 16, draft.asked("settings.micro_batch", 1)
     product = 1

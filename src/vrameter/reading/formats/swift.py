@@ -102,7 +102,20 @@ def finish(draft: Draft) -> None:
     if not kind:
         draft.assume("settings.finetuning", "lora", tr("the default of %(format)s", format="ms-swift"))
         kind = "lora"
-    elif kind not in ("lora", "full", "longlora", "lora_llm", "adapter", "adalora", "llamapro", "vera", "boft", "fourierft", "reft", "bone"):
+    elif kind not in (
+        "lora",
+        "full",
+        "longlora",
+        "lora_llm",
+        "adapter",
+        "adalora",
+        "llamapro",
+        "vera",
+        "boft",
+        "fourierft",
+        "reft",
+        "bone",
+    ):
         raise refused("train_type", kind, tr("one of %(names)s", names="lora, full, adalora, vera"))
     elif kind == "full":
         draft.put("settings.finetuning", "full")

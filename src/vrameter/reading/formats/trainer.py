@@ -241,7 +241,9 @@ def finish(draft: Draft) -> None:
         kind="bnb_4bit_quant_type",
     )  # fmt: skip
     draft.used("bnb_4bit_compute_dtype", "quantization")
-    tunes = draft.on("use_peft", bool({"lora_r", "lora_rank", "r"} & draft.values.keys()) or bool(draft.number("lora_dim")))
+    tunes = draft.on(
+        "use_peft", bool({"lora_r", "lora_rank", "r"} & draft.values.keys()) or bool(draft.number("lora_dim"))
+    )
     if tunes:
         draft.put("settings.finetuning", "dora" if draft.on("use_dora") else "lora")
         rank = next((key for key in ("lora_r", "lora_rank", "r", "lora_dim") if draft.has(key)), "lora_r")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
@@ -52,6 +53,9 @@ class Stack:
         Whether the loss copies the logits to cut the last position off and keeps them (transformers before 4.45).
     compiles_loss
         Whether what torch.compile takes includes the loss.
+    loss_pieces
+        Into how many pieces of tokens a chunked loss cuts the last hidden state, whose logits come and go one piece at a time;
+        0: logits are made whole and the loss alone is cut.
     unties
         Whether the output layer is a matrix of its own even where the model ties it to the embedding.
     """
@@ -72,6 +76,17 @@ class Stack:
     fused_steps: bool = False
     shifts_logits: bool = False
     compiles_loss: bool = True
+    loss_pieces: int = 0
+
+
+def release(version: str | None) -> tuple[int, ...] | None:
+    """Return a release as numbers, None for a commit or where there is none.
+
+    >>> release("0.19.1"), release("2.x"), release("9dec370"), release(None)
+    ((0, 19, 1), (2,), None, None)
+    """
+    match = re.match(r"v?(\d+(?:\.\d+)*)(?=$|[.x+-])", version or "")
+    return tuple(int(part) for part in match[1].split(".")) if match else None
 
 
 @lru_cache(maxsize=32)
@@ -103,4 +118,4 @@ def stack(name: str, version: str | None = None) -> Stack:
     )
 
 
-__all__ = ["MODULES", "Stack", "stack"]
+__all__ = ["MODULES", "Stack", "release", "stack"]

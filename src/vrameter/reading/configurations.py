@@ -29,6 +29,9 @@ FORMATS: dict[str, tuple[str, str, str]] = {
     "torchtune": ("torchtune", "checkpointer enable_activation_checkpointing optimizer_in_bwd metric_logger clip_grad_norm", "model optimizer loss tokenizer batch_size"),
     "torchtitan": ("torchtitan", "parallelism activation_checkpoint job metrics", "model training optimizer checkpoint lr_scheduler"),
     "litgpt": ("litgpt", "checkpoint_dir out_dir lora_query lora_mlp train model_config", "precision quantize devices lora_r eval model_name"),
+    "verl": ("verl", "actor_rollout_ref algorithm critic reward_model", "data trainer"),
+    "openrlhf": ("openrlhf", "ds ckpt actor_num_gpus_per_node micro_train_batch_size prompt_data generate_max_len colocate_all_models",
+                 "train pretrain zero_stage rollout vllm algo packing_samples"),
     "megatron-swift": ("megatron_swift", "mcore_model no_save_optim cross_entropy_loss_fusion decoder_first_pipeline_num_layers",
                        "model dataset max_length micro_batch_size global_batch_size recompute_granularity tuner_type"),
     "megatron": ("megatron", "num_layers hidden_size num_attention_heads tensor_model_parallel_size micro_batch_size seq_length global_batch_size "
@@ -81,8 +84,8 @@ def read_tree(draft: Draft, tree: Mapping[str, Any], kind: str) -> None:
         draft.request.setdefault("engine", "transformers")
         one_device(draft)
         return
-    if kind == "torchtune":
-        tree = module.interpolated(tree)
+    if kind in ("torchtune", "verl"):
+        tree = module.interpolated(tree) if kind == "torchtune" else module.prepared(tree)
     if kind in ("megatron", "megatron-swift", "torchtitan", "litgpt"):
         tree = {key.replace("-", "_"): value for key, value in tree.items()}
     if kind == "trl":

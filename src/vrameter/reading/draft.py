@@ -15,7 +15,7 @@ from vrameter.reading.values import Unfit, shortened, switch, whole
 # Unknown keys for which a near name is looked up: no configuration has more.
 MAX_SUGGESTIONS = 64
 Opener = Callable[[str], str]
-_COMPUTED = re.compile(r"^(\$\(|`|\$\{?\w+\}?$|\$\{[A-Za-z_]\w*[:\[])")
+_COMPUTED = re.compile(r"^(\$\(|`|\$\{?\w+\}?$|\$\{[A-Za-z_][\w.]*[:\[])")
 
 
 @dataclass(frozen=True, slots=True)

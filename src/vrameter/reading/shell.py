@@ -18,6 +18,9 @@ from collections.abc import Iterable, Sequence
 _ASSIGNMENT = re.compile(r"(?:export\s+|local\s+)?([A-Za-z_]\w*)=(.*)", re.S)
 _ARRAY = re.compile(r"(?<![\w$-])([A-Za-z_]\w*)(\+?)=\(")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?:\[[@*]\])?(?::?[-=]([^{}]*))?\}|\$([A-Za-z_]\w*)")
+_DOCUMENT = re.compile(
+    r"(?ms)^[ \t]*read -r -d '' ([A-Za-z_]\w*) <<-?[ \t]*['\"]?(\w+)['\"]?[ \t]*\n(.*?)^[ \t]*\2[ \t]*$"
+)
 _SUM = re.compile(r"\$\(\(([^()]*(?:\([^()]*\)[^()]*)*)\)\)|\$\(expr ([^()`$]*)\)|`expr ([^`$]*)`")
 _OPERATORS = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.floordiv,
@@ -32,7 +35,7 @@ def commands(text: str) -> list[tuple[dict[str, str], Words]]:
     text = re.sub(r"\\\r?\n", " ", text)
     variables: dict[str, str] = {}
 
-    text = _without_arrays(text, variables)
+    text = _without_arrays(_without_documents(text, variables), variables)
     found: list[tuple[dict[str, str], Words]] = []
     for line in _logical_lines(text):
         for part in re.split(r"\s(?:&&|\|\||;)\s|;\s*$", line):
@@ -52,6 +55,16 @@ def commands(text: str) -> list[tuple[dict[str, str], Words]]:
             if len(found) >= MAX_COMMANDS or len(variables) > MAX_VARIABLES:
                 return found
     return found
+
+
+def _without_documents(text: str, variables: dict[str, str]) -> str:
+    """Return a text without the documents that ``read`` puts into variables."""
+
+    def document(match: re.Match[str]) -> str:
+        variables[match[1]] = " ".join(match[3].split())
+        return ""
+
+    return _DOCUMENT.sub(document, text)
 
 
 def _without_arrays(text: str, variables: dict[str, str]) -> str:
@@ -98,7 +111,8 @@ def _enclosed(text: str, start: int) -> tuple[str, int]:
 
 def lists_of_flags(text: str) -> str:
     """Return the flags that a script keeps in its variables, those in its arrays included, one after another."""
-    variables = commands(f"{text}\n:")[-1][0]
+    found = commands(f"{text}\n:")
+    variables = found[-1][0] if found else {}
     return " ".join(_filled(value, variables) for value in variables.values() if value.lstrip("\\ \n").startswith("--"))
 
 

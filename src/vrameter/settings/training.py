@@ -110,7 +110,7 @@ class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     overlap_grad_reduce: Annotated[bool, Meta(description="reduce gradients while the backward pass runs")] = False
 
     ref_model: Annotated[bool | None, Meta(description="whether a frozen reference model is resident")] = None
-    reward_model: Annotated[str | None, Meta(description="model that scores answers, by name")] = None
+    reward_model: Annotated[str | None, Meta(description="model that scores answers, by name; none: a function")] = None
     critic_model: Annotated[str | None, Meta(description="model that values states, by name")] = None
     num_generations: Annotated[int, Meta(ge=1, le=2**16, description="answers per prompt")] | None = None
     rollout_memory_utilization: (

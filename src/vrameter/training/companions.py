@@ -35,7 +35,8 @@ DYNAMIC_BUFFER, DYNAMIC_BLOCK = 40, 256
 def companions(asked: Setup, static: Static) -> int:
     """Return the weights of reference, reward, critic and teacher models on one device. [bytes].
 
-    Without names they are taken to be as large as the model itself. A critic is trained like the policy.
+    Without names they are taken to be as large as the model itself. A critic is trained like the policy. The reward model "none" is
+    a function that takes no memory.
     """
     settings = asked.settings
     whole = asked.architecture.num_params * asked.recipe.numbers.compute
@@ -46,7 +47,7 @@ def companions(asked: Setup, static: Static) -> int:
         reference = settings.objective == "gkd" or (settings.objective in REFERENCED and asked.full)
     total = one if reference else 0
     if settings.objective == "ppo":
-        total += one  # the reward model
+        total += 0 if settings.reward_model == "none" else one
         total += static.weights + static.master + static.state + static.fresh_gradients if asked.full else one
     return total
 

@@ -8,6 +8,7 @@ References
 .. [4] Liger-Kernel 0.8, ``ops/fused_linear_cross_entropy.py``; E. Wijmans et al., "Cut Your Losses", 2024, arXiv:2411.09009.
 .. [5] Megatron-LM, ``core/tensor_parallel/cross_entropy.py`` and ``core/fusions/fused_cross_entropy.py``: vocabulary-parallel,
        in fp32, softmax kept, its steps under ``torch.compile``; Transformer Engine, ``pytorch/cross_entropy.py``.
+.. [6] torchtitan 0.3, ``components/loss.py``: ``ChunkedLossWrapper``.
 """
 
 from __future__ import annotations
@@ -127,6 +128,25 @@ def fused(scene: Scene, x: Value, head: Tensor, vocab: int) -> None:
     graph.seed(loss)
 
 
+def in_pieces(scene: Scene, x: Value, head: Tensor, vocab: int, pieces: int, *, compiled: bool = False) -> None:
+    """Run output layer and loss forwards and backwards for one piece of the tokens after another.
+
+    The hidden state is copied to the pieces, its gradient gathered in fp32 and then cast; the head's gradient grows beside that of
+    the piece. Of a piece stand its logits, their fp32 copy, the log-softmax and two gradients; compiled, the logits and one fp32.
+    """
+    graph, use = scene.graph, scene.use(head)
+    rows = -(-x.rows // pieces)
+    space = rows * vocab * (x.element + (4 if compiled else 16))
+    space += 2 * head.size * use.grad_element if use.trained else 0
+    graph.touch(x.bytes + x.rows * x.width * 4 + space)
+    made = graph.new(x.rows, x.width, x.element)
+    weight_grad = Storage(graph, head.size * use.grad_element, FIXED) if use.trained else None
+    loss = graph.op([x], 1, rows=1, element=4, saves=[made])
+    if weight_grad is not None and graph.nodes:
+        graph.nodes[-1].saved.append(weight_grad)
+    graph.seed(loss)
+
+
 def liger_chunk(tokens: int, vocab: int, width: int) -> int:
     """Return the tokens that Liger's fused loss takes at a time. [tokens].
 
@@ -140,4 +160,4 @@ def liger_chunk(tokens: int, vocab: int, width: int) -> int:
     return size
 
 
-__all__ = ["chunked", "fabric", "finish", "full", "fused", "liger_chunk", "parallel"]
+__all__ = ["chunked", "fabric", "finish", "full", "fused", "in_pieces", "liger_chunk", "parallel"]

@@ -515,6 +515,9 @@ class Pieces:
             return None
         if kind == "fabric":
             return losses.fabric(scene, x, head, vocab, setup.settings.loss_chunk_tokens or 0)
+        if asked == "chunked" and setup.stack.loss_pieces:
+            losses.in_pieces(scene, x, head, vocab, setup.stack.loss_pieces, compiled=setup.settings.compile)
+            return None
         if asked == "chunked":
             losses.chunked(scene, x, head, vocab, setup.settings.loss_chunk_tokens or -(-x.rows // 8),
                            compiled=setup.settings.compile)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
@@ -57,6 +58,9 @@ class Stack:
         (``no_sync``): until then each device keeps them whole.
     shards_ends
         Whether full training under FSDP makes groups of their own of the embedding and the output layer.
+    loss_pieces
+        Into how many pieces of tokens a chunked loss cuts the last hidden state, whose logits come and go one piece at a time;
+        0: logits are made whole and the loss alone is cut.
     unties
         Whether the output layer is a matrix of its own even where the model ties it to the embedding.
     """
@@ -79,6 +83,17 @@ class Stack:
     fused_steps: bool = False
     shifts_logits: bool = False
     compiles_loss: bool = True
+    loss_pieces: int = 0
+
+
+def release(version: str | None) -> tuple[int, ...] | None:
+    """Return a release as numbers, None for a commit or where there is none.
+
+    >>> release("0.19.1"), release("2.x"), release("9dec370"), release(None)
+    ((0, 19, 1), (2,), None, None)
+    """
+    match = re.match(r"v?(\d+(?:\.\d+)*)(?=$|[.x+-])", version or "")
+    return tuple(int(part) for part in match[1].split(".")) if match else None
 
 
 @lru_cache(maxsize=32)
@@ -110,4 +125,4 @@ def stack(name: str, version: str | None = None) -> Stack:
     )
 
 
-__all__ = ["MODULES", "Stack", "stack"]
+__all__ = ["MODULES", "Stack", "release", "stack"]

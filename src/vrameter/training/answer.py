@@ -10,11 +10,13 @@ from vrameter.engines import Answer, Ask
 from vrameter.ledger import Basis, Held, Item, Ledger, item
 from vrameter.memory import optimizer as opt
 from vrameter.memory import runtime
+from vrameter.memory.zero_step import SUB_GROUP, zero_step_bytes
 from vrameter.model.diffusion.pipeline import Pipeline
 from vrameter.training import pipelines
 from vrameter.training.advice import changes, limits
 from vrameter.training.companions import companions, rollout
 from vrameter.training.constants import constants
+from vrameter.training.hoarding import hoarded
 from vrameter.training.holdings import Holding
 from vrameter.training.pieces import Pieces
 from vrameter.training.setup import Setup, setup
@@ -157,17 +159,23 @@ def _outputs(asked: Setup, pieces: Pieces) -> int:
 
 def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
     """Return workspaces, allocator slack and context."""
+    handles = 2
+    if asked.stack.program == "megatron" and not asked.architecture.model_type.endswith("_local"):
+        handles = 7 if asked.megatron is not None and asked.megatron.flag("moe-grouped-gemm") else 3
+    made = runtime.items(asked.ask.device, phases=PHASES, first="load", alive=alive)
+    outside = sum(
+        each.bytes * (handles if each.term == "workspace" else 1)
+        for each in (*made, *_communicators(asked))
+        if each.term != "fragmentation"
+    )
     found = []
-    for each in runtime.items(asked.ask.device, phases=PHASES, first="load", alive=alive):
+    for each in made:
         if each.term == "fragmentation":
-            found.append(_slack(asked, alive))
+            found.append(_slack(asked, alive, outside))
             continue
         if each.term != "workspace":
             found.append(each)
             continue
-        handles = 2
-        if asked.stack.program == "megatron" and not asked.architecture.model_type.endswith("_local"):
-            handles = 7 if asked.megatron is not None and asked.megatron.flag("moe-grouped-gemm") else 3
         found.append(
             item("workspace", workspaces, phases=PHASES[1:], basis="modelled", handles=handles, blas_workspace=each.bytes,
                  low=(handles - 1) * each.bytes, high=2 * handles * each.bytes,
@@ -187,12 +195,14 @@ def _communicators(asked: Setup) -> list[Item]:
     ]  # fmt: skip
 
 
-def _slack(asked: Setup, alive: list[Item]) -> Item:
+def _slack(asked: Setup, alive: list[Item], outside: int) -> Item:
     """Return what the allocator holds beyond live tensors."""
     settings, degrees = asked.settings, asked.degrees
     flat = degrees.fsdp in ("full_shard", "fsdp1", "shard_grad_op", "hybrid_shard") or asked.stack.name == "fsdp_qlora"
     fixed = settings.packing or settings.finetuning == "pretrain" or asked.stack.program != "transformers"
     kind = "flat" if flat else "variable" if not fixed else "sharded" if degrees.splits_weights else "fixed"
+    if asked.stack.hoards:
+        return hoarded(alive, asked.ask.device, outside, phases=PHASES[1:], working=WORKING)
     bounds = constants().slack[kind]
     moving = max(
         sum(each.bytes for each in alive if phase in each.phases and each.term not in PLACED) for phase in WORKING
@@ -257,6 +267,12 @@ def static_of(holding: Holding) -> Static:
         step = opt.step_bytes(rule, tensors, element=recipe.master or recipe.weight)
         if asked.settings.optimizer_in_backward:
             step = min(step, 3 * 4 * max((tensor.size for tensor in tensors), default=0))
+        if degrees.zero and recipe.master and asked.stack.program == "transformers":
+            count = sum(tensor.times * ceil_div(tensor.size, tensor.share) for tensor in tensors)
+            step = zero_step_bytes(
+                num_params=count if degrees.zero < 3 else min(count, SUB_GROUP), stage=degrees.zero,
+                gradient_bytes=recipe.gradient, temporaries=rule.temporaries if rule.step == "foreach" else 0,
+            )  # fmt: skip
     if recipe.contiguous_gradients:
         buffer, fresh = buffer + fresh, 0
     ema = holding.per_device(4, when=False) if asked.settings.ema else 0

@@ -7,6 +7,9 @@ References
 .. [3] LitGPT 0.4, ``utils.py``: ``chunked_cross_entropy``; Lightning Fabric hands half-precision outputs on in fp32.
 .. [4] Liger-Kernel 0.8, ``ops/fused_linear_cross_entropy.py``; E. Wijmans et al., "Cut Your Losses", 2024, arXiv:2411.09009.
 .. [5] Megatron-LM, ``core/tensor_parallel/cross_entropy.py``: vocabulary-parallel, in fp32, softmax kept.
+.. [6] transformers 4.37, ``models/qwen2/modeling_qwen2.py``: ``logits.float()``, then ``shift_logits``; ``trainer.py``:
+       ``compute_loss`` returns the loss alone.
+.. [7] AnswerDotAI/fsdp_qlora, ``train.py``: ``output = model(...)`` stays until the next batch.
 """
 
 from __future__ import annotations
@@ -17,11 +20,14 @@ from vrameter.training.programs.scene import Scene
 from vrameter.units import ceil_div
 
 
-def full(scene: Scene, x: Value, head: Tensor, vocab: int, *, shifts: bool = False) -> Value | None:
+def full(
+    scene: Scene, x: Value, head: Tensor, vocab: int, *, shifts: bool = False, holds: bool = False
+) -> Value | None:
     """Run the plain loss: all logits, their fp32 copy, the log-softmax that is kept.
 
-    Before version 4.45 transformers cut the last position off by a copy, and the fp32 logits stayed with the output
-    through the backward pass (`shifts`).
+    Before version 4.45 transformers cut the last position off by a copy (`shifts`) [6]_. The output with the logits goes
+    when the loss is handed on, as in transformers' Trainer, or stays through the backward pass where the loop still
+    names it (`holds`) [7]_.
     """
     graph = scene.graph
     logits = scene.linear(x, head, outputs=vocab)
@@ -34,7 +40,14 @@ def full(scene: Scene, x: Value, head: Tensor, vocab: int, *, shifts: bool = Fal
         finish(scene, graph.pointwise(upcast, keeps="output"))
         return None
     del logits
-    finish(scene, graph.pointwise(graph.op([upcast]), keeps="output"))
+    copy = graph.op([upcast])
+    logs = graph.pointwise(copy, keeps="output")
+    del copy
+    if not holds:
+        del upcast
+        finish(scene, logs)
+        return None
+    finish(scene, logs)
     return upcast
 
 

@@ -391,7 +391,7 @@ class Pieces:
         if setup.settings.compile and setup.stack.compiles_loss:
             losses.chunked(scene, x, head, vocab, x.rows, compiled=True)
             return None
-        return losses.full(scene, x, head, vocab, shifts=setup.stack.shifts_logits)
+        return losses.full(scene, x, head, vocab, shifts=setup.stack.shifts_logits, holds=setup.stack.holds_output)
 
 
 def _final_norms(body: Component) -> list[tuple[Tensor, ...]]:

@@ -49,7 +49,11 @@ class Stack:
     fused_steps
         Whether AdamW takes its fused form unless told otherwise.
     shifts_logits
-        Whether the loss copies the logits to cut the last position off and keeps them (transformers before 4.45).
+        Whether the loss copies the logits to cut the last position off (transformers before 4.45).
+    holds_output
+        Whether the loop still names the model's output in the backward pass, so that the logits stay.
+    hoards
+        Whether its allocator was seen to keep blocks of every length of sequence.
     compiles_loss
         Whether what torch.compile takes includes the loss.
     unties
@@ -71,6 +75,8 @@ class Stack:
     repeats_kv: bool = False
     fused_steps: bool = False
     shifts_logits: bool = False
+    holds_output: bool = False
+    hoards: bool = False
     compiles_loss: bool = True
 
 

@@ -27,7 +27,8 @@ STACKS = {
         defaults={**_TRAINER, "optimizer": "adamw_bnb_8bit", "fused_kernels": True, "loss": "fused", "recompute": "full",
                   "activation_offload": True, "attn_implementation": "flash_attention_2"},
     ),
-    "fsdp_qlora": Stack("fsdp_qlora", defaults={**_TRAINER, "precision": "bf16", "optimizer": "adamw_torch"}, adapter_dtype=None),
+    "fsdp_qlora": Stack("fsdp_qlora", defaults={**_TRAINER, "precision": "bf16", "optimizer": "adamw_torch"}, adapter_dtype=None,
+                        holds_output=True),
 }  # fmt: skip
 
 
@@ -42,4 +43,6 @@ def stack(name: str, version: str | None = None) -> Stack:
     if match is None or name not in OLD:
         return found
     number = float(f"{match[1]}.{match[2] or 0}")
-    return replace(found, shifts_logits=True, repeats_kv=True) if number < OLD[name] else found
+    if number >= OLD[name]:
+        return found
+    return replace(found, shifts_logits=True, repeats_kv=True, hoards=name == "ms-swift")

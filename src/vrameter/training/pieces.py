@@ -137,8 +137,9 @@ class Pieces:
 
     @cached_property
     def sequences(self) -> int:
-        """Sequences that one sample makes: a chosen and a rejected answer are two."""
-        return 2 if self.setup.settings.objective in ("dpo", "ipo", "orpo", "simpo", "cpo", "kto") else 1
+        """Sequences that one sample makes: a chosen and a rejected answer are two, of which a pack holds both."""
+        settings = self.setup.settings
+        return 2 if settings.objective in ("dpo", "ipo", "orpo", "simpo", "cpo") and not settings.packing else 1
 
     @cached_property
     def tokens(self) -> int:

@@ -42,6 +42,11 @@ TRAINABLE_FORMATS = (
     "int8",
     "w8a8",
 )
+# Formats of a checkpoint that adapters are not trained on: its matrices are unpacked on loading (transformers 5.23,
+# ``quantizers/quantizer_mxfp4.py``: ``is_trainable``).
+UNTRAINABLE = ("mxfp4",)
+# Objectives whose classes have a score in place of the output layer (``AutoModelForSequenceClassification``).
+SCORED = ("sequence-classification", "reward")
 FROZEN_NAMES = {
     "vit": ("vision", "audio"), "vision": ("vision",), "aligner": ("projector",), "projector": ("projector",), "audio": ("audio",),
     "llm": ("decoder", "head"), "encoder": ("encoder",),
@@ -156,11 +161,14 @@ def setup(ask: Ask) -> Setup:
     settings, assumed = _with_defaults(given, found)
     settings = _micro_batch(_with_arguments(settings, ask), found, ask)
     architecture = untied(ask.architecture) if found.unties else ask.architecture
+    if settings.objective in SCORED:
+        architecture = headless(architecture)
     if settings.finetuning == "freeze":
         architecture = last_layers(architecture, settings.num_trainable_layers or 2)
     tunes = settings.finetuning in ("lora", "dora", "peft")
     plan = ask.weight_plan()
-    if plan.from_config and not tunes:
+    unpacks = (plan.quantization or "").startswith(UNTRAINABLE)
+    if plan.from_config and (not tunes or unpacks):
         plan = weight_plan(architecture, dtype=ask.request.dtype, quantization="none")
     degrees = _degrees(ask, found)
     rule = optimizer(settings.optimizer)
@@ -201,6 +209,14 @@ def untied(architecture: Architecture) -> Architecture:
     head = Component(kind="head", name="head", hidden_size=main.hidden_size, tensors=tensors)
     others = tuple(each for each in architecture.components if each.kind != "head")
     return replace(architecture, components=(*others, head), tied=())
+
+
+@lru_cache(maxsize=64)
+def headless(architecture: Architecture) -> Architecture:
+    """Return a model whose output layer is a score of one row instead of a vocabulary."""
+    return replace(
+        architecture, components=tuple(each for each in architecture.components if each.kind not in ("head", "mtp"))
+    )
 
 
 TRAINED = "trained"

@@ -295,11 +295,14 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     items: list[Item] = []
 
     spread = constants().modelled
+    shortest = spread.low * _shortest(asked) // 1000
 
-    def line(term: str, size: int, phases: tuple[str, ...], source: str, basis: Basis = "exact") -> None:
+    def line(
+        term: str, size: int, phases: tuple[str, ...], source: str, basis: Basis = "exact", least: int = spread.low
+    ) -> None:
         if not size:
             return
-        low, high = (size * spread.low // 1000, size * spread.high // 1000) if basis == "modelled" else (size, size)
+        low, high = (size * least // 1000, size * spread.high // 1000) if basis == "modelled" else (size, size)
         items.append(item(term, held_bytes, phases=phases, source=source, basis=basis, low=low, high=high, size=size))
 
     line("weights", static.weights, PHASES, "shapes of the model and how each is stored")
@@ -340,11 +343,18 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         if moment.activations:
             items.append(
                 item("activations", kept_bytes, phases=(phase,), basis="modelled",
-                     low=moment.activations * spread.low // 1000, high=moment.activations * spread.high // 1000,
+                     low=moment.activations * shortest // 1000, high=moment.activations * spread.high // 1000,
                      source=f"kept by autograd until the backward pass; fullest in a piece of kind {moment.piece}",
                      others=moment.others, piece=moment.activations - moment.others)
             )  # fmt: skip
-        line("temporary", moment.temporary, (phase,), "alive within one operation or layer", basis="modelled")
+        line(
+            "temporary",
+            moment.temporary,
+            (phase,),
+            "alive within one operation or layer",
+            basis="modelled",
+            least=shortest,
+        )
         line("communication", moment.gathered, (phase,), "weights put together from shards", basis="modelled")
     line(
         "communication",
@@ -359,6 +369,13 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     line("gradients", fresh, ("step",), "of all trained parameters")
     line("temporary", static.step, ("step",), "temporaries of the optimizer's step", basis="modelled")
     return items
+
+
+def _shortest(asked: Setup) -> int:
+    """Return the least share of what grows with tokens that samples below the limit may have. [thousandths]."""
+    settings = asked.settings
+    below = asked.stack.limits and not settings.packing and settings.finetuning != "pretrain"
+    return constants().samples.low if below else 1000
 
 
 def kept_bytes(*, others: int, piece: int) -> int:

@@ -27,6 +27,7 @@ class Constants(msgspec.Struct, frozen=True):
     slack: dict[str, Slack]
     modelled: Slack
     fill: Slack
+    samples: Slack
     nccl: Slack
 
 

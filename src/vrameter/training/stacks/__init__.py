@@ -52,6 +52,8 @@ class Stack:
         Whether the loss copies the logits to cut the last position off (transformers before 4.45).
     holds_output
         Whether the loop still names the model's output in the backward pass, so that the logits stay.
+    limits
+        Whether seq_len is the limit of samples of many lengths, unless they are packed.
     hoards
         Whether its allocator was seen to keep blocks of every length of sequence.
     compiles_loss
@@ -76,6 +78,7 @@ class Stack:
     fused_steps: bool = False
     shifts_logits: bool = False
     holds_output: bool = False
+    limits: bool = False
     hoards: bool = False
     compiles_loss: bool = True
 

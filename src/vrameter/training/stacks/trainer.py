@@ -16,14 +16,15 @@ from vrameter.training.stacks import Stack
 
 _TRAINER = {"optimizer": "adamw_torch_fused", "precision": "bf16-mixed", "attn_implementation": "sdpa", "loss": "full"}
 STACKS = {
-    "transformers": Stack("transformers", defaults=_TRAINER),
-    "trl": Stack("trl", defaults=_TRAINER),
-    "deepspeed": Stack("deepspeed", zero_stage=2, defaults={**_TRAINER, "optimizer": "adam"}),
-    "axolotl": Stack("axolotl", defaults={**_TRAINER, "attn_implementation": "flash_attention_2"}),
-    "llama-factory": Stack("llama-factory", defaults={**_TRAINER, "optimizer": "adamw_torch"}),
-    "ms-swift": Stack("ms-swift", defaults=_TRAINER),
+    "transformers": Stack("transformers", limits=True, defaults=_TRAINER),
+    "trl": Stack("trl", limits=True, defaults=_TRAINER),
+    "deepspeed": Stack("deepspeed", limits=True, zero_stage=2, defaults={**_TRAINER, "optimizer": "adam"}),
+    "axolotl": Stack("axolotl", limits=True, defaults={**_TRAINER, "attn_implementation": "flash_attention_2"}),
+    "llama-factory": Stack("llama-factory", limits=True, defaults={**_TRAINER, "optimizer": "adamw_torch"}),
+    "ms-swift": Stack("ms-swift", limits=True, defaults=_TRAINER),
     "unsloth": Stack(
         "unsloth",
+        limits=True,
         defaults={**_TRAINER, "optimizer": "adamw_bnb_8bit", "fused_kernels": True, "loss": "fused", "recompute": "full",
                   "activation_offload": True, "attn_implementation": "flash_attention_2"},
     ),

@@ -19,6 +19,7 @@ from vrameter.training.graph import Graph, Value
 from vrameter.training.holdings import Holding
 from vrameter.training.programs.scene import Kernels, Scene, Traits, Use, norms_of
 from vrameter.training.setup import TRAINED, Setup
+from vrameter.training.sight import tower_pieces
 from vrameter.training.simulate import Cost, cost
 from vrameter.training.step import Piece
 from vrameter.units import ceil_div
@@ -151,7 +152,7 @@ class Pieces:
     @cached_property
     def all(self) -> tuple[Piece, ...]:
         """The pieces of one forward pass, in order."""
-        found: list[Piece] = []
+        found = tower_pieces(self) if self.seen else []
         bodies = [
             component
             for component in self.holding.share.loaded
@@ -171,6 +172,12 @@ class Pieces:
                     found.append(head)
             found.append(replace(head, extra_saved=self.deferred))
         return tuple(found)
+
+    @cached_property
+    def seen(self) -> bool:
+        """Whether the settings say what a sample shows."""
+        settings = self.setup.settings
+        return settings.image_size is not None or settings.video is not None
 
     @cached_property
     def deferred(self) -> int:

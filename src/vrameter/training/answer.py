@@ -173,6 +173,14 @@ def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
         if each.term == "fragmentation":
             found.append(_slack(asked, alive, outside))
             continue
+        if each.term == "runtime" and asked.stack.early:
+            bounds = constants().context
+            low, size, high = (bound * MIB for bound in (bounds.low, bounds.typical, bounds.high))
+            found.append(
+                item("runtime", held_bytes, phases=PHASES, basis="calibrated", held="driver", low=low, high=high,
+                     source=bounds.runs, size=size)
+            )  # fmt: skip
+            continue
         if each.term != "workspace":
             found.append(each)
             continue
@@ -265,6 +273,9 @@ def static_of(holding: Holding) -> Static:
         if side:
             tensors.append(opt.Parameter((side,), adapter_element))
         step = opt.step_bytes(rule, tensors, element=recipe.master or recipe.weight)
+        if asked.stack.early and rule.step == "foreach":
+            # torch 2.0, ``optim/adamw.py``: the root of the second moments, and the same plus epsilon.
+            step *= 2
         if asked.settings.optimizer_in_backward:
             step = min(step, 3 * 4 * max((tensor.size for tensor in tensors), default=0))
         if degrees.zero and recipe.master and asked.stack.program == "transformers":

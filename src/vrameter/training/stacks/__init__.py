@@ -52,6 +52,8 @@ class Stack:
         Whether the loss copies the logits to cut the last position off (transformers before 4.45).
     holds_output
         Whether the loop still names the model's output in the backward pass, so that the logits stay.
+    early
+        Whether it ran on torch before 2.1: a context with every kernel loaded, and AdamW's second copy of all parameters.
     limits
         Whether seq_len is the limit of samples of many lengths, unless they are packed.
     hoards
@@ -78,6 +80,7 @@ class Stack:
     fused_steps: bool = False
     shifts_logits: bool = False
     holds_output: bool = False
+    early: bool = False
     limits: bool = False
     hoards: bool = False
     compiles_loss: bool = True

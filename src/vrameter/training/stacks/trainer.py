@@ -35,6 +35,8 @@ STACKS = {
 
 # Versions whose layers copied keys and values to every query head and whose loss copied the logits.
 OLD = {"transformers": 4.45, "trl": 0.12, "ms-swift": 3.0, "fsdp_qlora": 9999.0}
+# Versions from before torch 2.1.
+EARLY = {"transformers": 4.35}
 
 
 def stack(name: str, version: str | None = None) -> Stack:
@@ -46,4 +48,6 @@ def stack(name: str, version: str | None = None) -> Stack:
     number = float(f"{match[1]}.{match[2] or 0}")
     if number >= OLD[name]:
         return found
-    return replace(found, shifts_logits=True, repeats_kv=True, hoards=name == "ms-swift")
+    return replace(
+        found, shifts_logits=True, repeats_kv=True, hoards=name == "ms-swift", early=number < EARLY.get(name, 0)
+    )

@@ -374,6 +374,11 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         "weights that stay together through both passes",
         basis="modelled",
     )
+    if pieces.broadcast:
+        items.append(
+            item("communication", held_bytes, phases=PHASES[:1], basis="assumed", held="allocator", low=0, high=pieces.broadcast,
+                 size=0, source="DDP's first broadcast of all parameters: before torch 2.8 its buckets can wait for NCCL's stream, as large as the model together")
+        )  # fmt: skip
     line(
         "communication", pieces.buckets, WORKING, "buckets of gradients on their way between devices", basis="modelled"
     )

@@ -66,6 +66,8 @@ NARROW_SOFTMAX = (
     "albert",
     "ernie",
 )
+# Their own code hands the loss its logits as they are (Qwen/Qwen-7B, ``modeling_qwen.py``).
+NARROW_LOGITS = ("qwen",)
 # Weights of the chosen experts stay in fp32.
 WIDE_ROUTERS = ("mixtral",)
 DROPOUT = {
@@ -95,6 +97,7 @@ def _by_type(model_type: str) -> Traits:
         router="wide" if model_type in WIDE_ROUTERS else "softmax",
         attention_dropout=attention,
         hidden_dropout=hidden,
+        widens_logits=model_type not in NARROW_LOGITS,
     )  # fmt: skip
 
 

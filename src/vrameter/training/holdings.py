@@ -14,6 +14,8 @@ from vrameter.training.setup import TRAINED, Setup
 from vrameter.units import ceil_div
 
 _OUTSIDE = ("token", "position", "head")
+# Bytes a number while GPTQ's words are shifted apart: int32, and int8 beside it.
+SHIFTS = 5
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Holding:
         setup = self.setup
         if tensor.buffer or component.kind in setup.frozen:
             return False
+        if setup.samples_layers:
+            return component.name == TRAINED or any(each is tensor for each in component.tensors)
         if setup.full:
             return setup.settings.finetuning != "freeze" or component.name == TRAINED
         return self.trained_norms and tensor.role == "norm"
@@ -62,6 +66,7 @@ class Holding:
             element=element, trained=trained, grad_element=recipe.gradient,
             unpacked=tensor.size * recipe.numbers.compute if packed else 0,
             keeps_input=setup.stack.packed_keeps_input if packed else 0, adapter=adapter,
+            unpacking=tensor.size * SHIFTS if packed and (setup.plan.quantization or "").startswith("gptq") else 0,
         )  # fmt: skip
 
     def format(self, component: Component, layer: int | None, tensor: Tensor) -> Format | None:

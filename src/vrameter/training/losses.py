@@ -21,13 +21,13 @@ from vrameter.units import ceil_div
 
 
 def full(
-    scene: Scene, x: Value, head: Tensor, vocab: int, *, shifts: bool = False, holds: bool = False
+    scene: Scene, x: Value, head: Tensor, vocab: int, *, shifts: bool = False, holds: bool = False, mixed: bool = True
 ) -> Value | None:
     """Run the plain loss: all logits, their fp32 copy, the log-softmax that is kept.
 
     Before version 4.45 transformers cut the last position off by a copy (`shifts`) [6]_. The output with the logits goes
     when the loss is handed on, as in transformers' Trainer, or stays through the backward pass where the loop still
-    names it (`holds`) [7]_.
+    names it (`holds`) [7]_. Code of a model's own that does not widen its logits leaves that to autocast (`mixed`).
     """
     graph = scene.graph
     logits = scene.linear(x, head, outputs=vocab)
@@ -35,6 +35,9 @@ def full(
         logits = graph.pointwise(logits, keeps="nothing")
         logits = graph.pointwise(logits, keeps="output")
         logits = graph.pointwise(logits, keeps="nothing")
+    if shifts and not scene.traits.widens_logits:
+        _narrow(scene, logits, mixed=mixed)
+        return None
     upcast = graph.cast(logits, 4)
     if not shifts:
         finish(scene, graph.pointwise(upcast, keeps="output"))
@@ -49,6 +52,16 @@ def full(
         return None
     finish(scene, logs)
     return upcast
+
+
+def _narrow(scene: Scene, logits: Value, *, mixed: bool) -> None:
+    """Run a loss on logits as they are, the last position cut off by a copy; autocast alone widens them."""
+    graph = scene.graph
+    copy = graph.op([logits])
+    wide = graph.cast(copy, 4) if mixed else copy
+    logs = graph.pointwise(wide, keeps="output")
+    del copy, wide, logits
+    finish(scene, logs)
 
 
 def finish(scene: Scene, logs: Value) -> None:

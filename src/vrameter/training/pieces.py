@@ -140,6 +140,8 @@ class Pieces:
     def sequences(self) -> int:
         """Sequences that one sample makes: a chosen and a rejected answer are two, of which a pack holds both."""
         settings = self.setup.settings
+        if settings.objective == "reranker":
+            return self.setup.stack.documents
         return 2 if settings.objective in ("dpo", "ipo", "orpo", "simpo", "cpo") and not settings.packing else 1
 
     @cached_property
@@ -266,6 +268,7 @@ class Pieces:
         return (
             setup.recipe, setup.degrees, setup.plan.quantization, setup.plan.dtype, setup.frozen, setup.settings.finetuning,
             setup.settings.micro_batch, self.sequences, adapter, setup.stack.program, setup.stack.packed_keeps_input,
+            setup.samples_layers,
         )  # fmt: skip
 
     def _kept_products(self, layer: Layer, width: int) -> int:
@@ -322,8 +325,8 @@ class Pieces:
     def buckets(self) -> int:
         """Copies of gradients on their way between devices. [bytes].
 
-        Data parallelism copies all of them to buckets once; ZeRO reduces a bucket of `h * h` numbers at a time and
-        keeps a second one filling; FSDP reduces one layer's at a time, in fp32 where parameters are.
+        Data parallelism copies all of them to buckets once; ZeRO reduces a bucket of `h * h` numbers (or of what a stack's
+        own configuration says, whatever is trained) at a time and keeps a second one filling; FSDP reduces one layer's at a time, in fp32 where parameters are.
         """
         setup, degrees = self.setup, self.setup.degrees
         if degrees.data * degrees.context == 1 or setup.stack.program == "megatron":
@@ -332,11 +335,20 @@ class Pieces:
         trained += self.holding.adapter_parameters * setup.recipe.weight
         if degrees.zero:
             width = setup.architecture.main.hidden_size
+            if degrees.zero < 3 and setup.stack.zero_bucket:
+                return setup.stack.zero_bucket * setup.recipe.gradient
             return min(2 * trained, 2 * width * width * setup.recipe.gradient)
         if degrees.fsdp:
             layers = max((piece.gathered for piece in self.all if piece.name == "layer"), default=0)
             return layers // setup.recipe.numbers.compute * (setup.recipe.numbers.compute + 4) if setup.full else 0
         return trained
+
+    @cached_property
+    def broadcast(self) -> int:
+        """What the first broadcast of DistributedDataParallel copies: all parameters, frozen ones included. [bytes]."""
+        setup, degrees = self.setup, self.setup.degrees
+        plain = setup.stack.program == "transformers" and not degrees.zero and degrees.fsdp is None
+        return self.holding.weight_bytes if plain and degrees.data > 1 else 0
 
     def gathered(self, num_params: int) -> int:
         """Return what weights take while they are put together from shards. [bytes]."""
@@ -399,7 +411,11 @@ class Pieces:
         if setup.settings.compile and setup.stack.compiles_loss:
             losses.chunked(scene, x, head, vocab, x.rows, compiled=True)
             return None
-        return losses.full(scene, x, head, vocab, shifts=setup.stack.shifts_logits, holds=setup.stack.holds_output)
+        # transformers' Trainer runs half precision under autocast; DeepSpeed does not.
+        mixed = setup.settings.autocast is not False and not setup.degrees.zero
+        return losses.full(
+            scene, x, head, vocab, shifts=setup.stack.shifts_logits, holds=setup.stack.holds_output, mixed=mixed
+        )
 
 
 def _final_norms(body: Component) -> list[tuple[Tensor, ...]]:

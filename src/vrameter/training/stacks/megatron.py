@@ -22,6 +22,7 @@ STACKS = {
         defaults=_DEFAULTS,
         adapts_experts=True,
         limits=name == "megatron-swift",
+        documents=8 if name == "megatron-swift" else 1,
     )
     for name in ("megatron", "megatron-bridge", "megatron-swift")
 }

@@ -4,7 +4,9 @@ References
 ----------
 .. [1] transformers 5.23, ``training_args.py``: AdamW fused from torch 2.8 on, foreach before; TRL 0.2x, axolotl, LLaMA-Factory,
        ms-swift, Unsloth: their own argument classes.
-.. [2] AnswerDotAI/fsdp_qlora, ``train.py``.
+.. [2] modelscope/ms-swift, ``swift/config/zero2.json``: ``reduce_bucket_size``, no overlap; ``BestPractices/Reranker.md``:
+       one positive and seven negative documents.
+.. [3] AnswerDotAI/fsdp_qlora, ``train.py``.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ STACKS = {
     "deepspeed": Stack("deepspeed", limits=True, zero_stage=2, defaults={**_TRAINER, "optimizer": "adam"}),
     "axolotl": Stack("axolotl", limits=True, defaults={**_TRAINER, "attn_implementation": "flash_attention_2"}),
     "llama-factory": Stack("llama-factory", limits=True, defaults={**_TRAINER, "optimizer": "adamw_torch"}),
-    "ms-swift": Stack("ms-swift", limits=True, defaults=_TRAINER),
+    "ms-swift": Stack("ms-swift", limits=True, documents=8, zero_bucket=200_000_000, defaults=_TRAINER),
     "unsloth": Stack(
         "unsloth",
         limits=True,

@@ -10,12 +10,14 @@ from vrameter.engines import Answer, Ask
 from vrameter.ledger import Basis, Held, Item, Ledger, item
 from vrameter.memory import optimizer as opt
 from vrameter.memory import runtime
+from vrameter.memory.zero_step import SUB_GROUP, zero_step_bytes
 from vrameter.model.architecture import Attention, FeedForward
 from vrameter.model.diffusion.pipeline import Pipeline
 from vrameter.training import pipelines
 from vrameter.training.advice import changes, limits
 from vrameter.training.companions import companions, generator, rollout
 from vrameter.training.constants import constants
+from vrameter.training.hoarding import hoarded
 from vrameter.training.holdings import Holding
 from vrameter.training.pieces import Pieces
 from vrameter.training.setup import Setup, setup
@@ -181,29 +183,42 @@ def _outputs(asked: Setup, pieces: Pieces) -> int:
 def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
     """Return workspaces, allocator slack and context."""
     found = []
+    slack = False
     for each in runtime.items(asked.ask.device, phases=PHASES, first="load", alive=alive):
         if each.term == "fragmentation":
-            found.append(_slack(asked, alive))
-            continue
-        if each.term != "workspace":
-            found.append(each)
-            continue
-        args, local = asked.megatron, asked.architecture.model_type.endswith("_local")
-        engine = 0
-        # Routers multiply with Transformer Engine's kernel in any case.
-        if asked.stack.program == "megatron" and not (local and not _mixtures(asked)):
-            engine = 1
-            if args is not None:
-                engine += 4 * args.flag("moe-grouped-gemm") + 3 * args.flag("tp-comm-overlap")
-        own = HOPPER_WORKSPACE if each.bytes >= HOPPER_WORKSPACE else AMPERE_WORKSPACE
-        fixed = args is not None and args.flag("deterministic-mode")
-        blas = HOPPER_WORKSPACE if fixed else each.bytes
-        found.append(
-            item("workspace", workspaces, phases=PHASES[1:], basis="modelled", handles=2, blas_workspace=blas,
-                 engine_handles=engine, engine_workspace=own, low=blas + engine * own, high=2 * (2 * blas + engine * own),
-                 source="PyTorch 2.13 CUDABlas: one workspace for the forward and one for the backward thread; Transformer Engine's own, four more for grouped experts, three for overlapped tensor parallelism")
-        )  # fmt: skip
+            slack = True
+        elif each.term == "runtime" and asked.stack.early:
+            bounds = constants().context
+            low, size, high = (bound * MIB for bound in (bounds.low, bounds.typical, bounds.high))
+            found.append(
+                item("runtime", held_bytes, phases=PHASES, basis="calibrated", held="driver", low=low, high=high,
+                     source=bounds.runs, size=size)
+            )  # fmt: skip
+        else:
+            found.append(_workspace(asked, each.bytes) if each.term == "workspace" else each)
+    if slack:
+        outside = sum(each.bytes for each in (*found, *_communicators(asked)))
+        found.append(_slack(asked, alive, outside))
     return found
+
+
+def _workspace(asked: Setup, size: int) -> Item:
+    """Return the workspaces of a device whose matrix library takes `size` for one."""
+    args, local = asked.megatron, asked.architecture.model_type.endswith("_local")
+    engine = 0
+    # Routers multiply with Transformer Engine's kernel in any case.
+    if asked.stack.program == "megatron" and not (local and not _mixtures(asked)):
+        engine = 1
+        if args is not None:
+            engine += 4 * args.flag("moe-grouped-gemm") + 3 * args.flag("tp-comm-overlap")
+    own = HOPPER_WORKSPACE if size >= HOPPER_WORKSPACE else AMPERE_WORKSPACE
+    fixed = args is not None and args.flag("deterministic-mode")
+    blas = HOPPER_WORKSPACE if fixed else size
+    return item(
+        "workspace", workspaces, phases=PHASES[1:], basis="modelled", handles=2, blas_workspace=blas,
+        engine_handles=engine, engine_workspace=own, low=blas + engine * own, high=2 * (2 * blas + engine * own),
+        source="PyTorch 2.13 CUDABlas: one workspace for the forward and one for the backward thread; Transformer Engine's own, four more for grouped experts, three for overlapped tensor parallelism",
+    )  # fmt: skip
 
 
 def _mixtures(asked: Setup) -> bool:
@@ -222,12 +237,14 @@ def _communicators(asked: Setup) -> list[Item]:
     ]  # fmt: skip
 
 
-def _slack(asked: Setup, alive: list[Item]) -> Item:
+def _slack(asked: Setup, alive: list[Item], outside: int) -> Item:
     """Return what the allocator holds beyond live tensors."""
     settings, degrees = asked.settings, asked.degrees
     flat = degrees.fsdp in ("full_shard", "fsdp1", "shard_grad_op", "hybrid_shard") or asked.stack.name == "fsdp_qlora"
     fixed = settings.packing or settings.finetuning == "pretrain" or asked.stack.program != "transformers"
     kind = "flat" if flat else "variable" if not fixed else "sharded" if degrees.splits_weights else "fixed"
+    if asked.stack.hoards:
+        return hoarded(alive, asked.ask.device, outside, phases=PHASES[1:], working=WORKING)
     bounds = constants().slack[kind]
     moving = max(
         sum(each.bytes for each in alive if phase in each.phases and each.term not in PLACED) for phase in WORKING
@@ -293,8 +310,17 @@ def static_of(holding: Holding) -> Static:
             tensors.append(opt.Parameter((side,), adapter_element))
         step = opt.step_bytes(rule, tensors, element=recipe.master or recipe.weight)
         step += holding.per_device(recipe.step_copy, when=split)
+        if asked.stack.early and rule.step == "foreach":
+            # torch 2.0, ``optim/adamw.py``: the root of the second moments, and the same plus epsilon.
+            step *= 2
         if asked.settings.optimizer_in_backward:
             step = min(step, 3 * 4 * max((tensor.size for tensor in tensors), default=0))
+        if degrees.zero and recipe.master and asked.stack.program == "transformers":
+            count = sum(tensor.times * ceil_div(tensor.size, tensor.share) for tensor in tensors)
+            step = zero_step_bytes(
+                num_params=count if degrees.zero < 3 else min(count, SUB_GROUP), stage=degrees.zero,
+                gradient_bytes=recipe.gradient, temporaries=rule.temporaries if rule.step == "foreach" else 0,
+            )  # fmt: skip
     if recipe.contiguous_gradients:
         buffer, fresh = buffer + fresh, 0
     ema = holding.per_device(4, when=False) if asked.settings.ema else 0
@@ -333,11 +359,14 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     items: list[Item] = []
 
     spread = constants().modelled
+    shortest = spread.low * _shortest(asked) // 1000
 
-    def line(term: str, size: int, phases: tuple[str, ...], source: str, basis: Basis = "exact") -> None:
+    def line(
+        term: str, size: int, phases: tuple[str, ...], source: str, basis: Basis = "exact", least: int = spread.low
+    ) -> None:
         if not size:
             return
-        low, high = (size * spread.low // 1000, size * spread.high // 1000) if basis == "modelled" else (size, size)
+        low, high = (size * least // 1000, size * spread.high // 1000) if basis == "modelled" else (size, size)
         items.append(item(term, held_bytes, phases=phases, source=source, basis=basis, low=low, high=high, size=size))
 
     line("weights", static.weights, PHASES, "shapes of the model and how each is stored")
@@ -386,11 +415,18 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         if moment.activations:
             items.append(
                 item("activations", kept_bytes, phases=(phase,), basis="modelled",
-                     low=moment.activations * spread.low // 1000, high=moment.activations * spread.high // 1000,
+                     low=moment.activations * shortest // 1000, high=moment.activations * spread.high // 1000,
                      source=f"kept by autograd until the backward pass; fullest in a piece of kind {moment.piece}",
                      others=moment.others, piece=moment.activations - moment.others)
             )  # fmt: skip
-        line("temporary", moment.temporary, (phase,), "alive within one operation or layer", basis="modelled")
+        line(
+            "temporary",
+            moment.temporary,
+            (phase,),
+            "alive within one operation or layer",
+            basis="modelled",
+            least=shortest,
+        )
         line("communication", moment.gathered, (phase,), "weights put together from shards", basis="modelled")
     line(
         "communication",
@@ -399,12 +435,24 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         "weights that stay together through both passes",
         basis="modelled",
     )
+    if pieces.broadcast:
+        items.append(
+            item("communication", held_bytes, phases=PHASES[:1], basis="assumed", held="allocator", low=0, high=pieces.broadcast,
+                 size=0, source="DDP's first broadcast of all parameters: before torch 2.8 its buckets can wait for NCCL's stream, as large as the model together")
+        )  # fmt: skip
     line(
         "communication", pieces.buckets, WORKING, "buckets of gradients on their way between devices", basis="modelled"
     )
     line("gradients", fresh, ("step",), "of all trained parameters")
     line("temporary", static.step, ("step",), "temporaries of the optimizer's step", basis="modelled")
     return items
+
+
+def _shortest(asked: Setup) -> int:
+    """Return the least share of what grows with tokens that samples below the limit may have. [thousandths]."""
+    settings = asked.settings
+    below = asked.stack.limits and not settings.packing and settings.finetuning != "pretrain"
+    return constants().samples.low if below else 1000
 
 
 def kept_bytes(*, others: int, piece: int) -> int:

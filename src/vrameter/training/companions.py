@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 # Objectives that compare with a frozen model, and those that score by others.
 REFERENCED = ("dpo", "ipo", "kto", "ppo", "grpo", "rloo", "gkd")
-WITHOUT_VOCABULARY = ("embedding", "sequence-classification", "reward")
+# Rerankers read two words of the output layer at the last token.
+WITHOUT_VOCABULARY = ("embedding", "reranker", "sequence-classification", "reward")
 # What an engine that sleeps keeps, in thousandths of the device. [CALIBRATION: assumed, its context and graphs]
 ASLEEP = 20
 # Megatron's caches of keys and values where nothing else is said, and the tokens of one block. [GiB], [tokens]

@@ -69,7 +69,7 @@ NARROW_SOFTMAX = (
     "ernie",
 )
 # Classes that left logits in the model's dtype before one function computed the loss for all, in version 4.45 [2]_.
-NARROW_LOSS = (
+NARROW_LOGITS = (
     "qwen", "gpt2", "gpt_neox", "gpt_bigcode", "bloom", "falcon", "mpt", "opt", "stablelm", "persimmon", "xglm", "biogpt", "ctrl",
     "dbrx", "rwkv", "openai-gpt", "gpt_neox_japanese",
 )  # fmt: skip
@@ -98,11 +98,11 @@ def _by_type(model_type: str) -> Traits:
         rotary_share=ROTARY_SHARE.get(model_type, 1.0),
         heads_first=model_type in HEADS_FIRST,
         softcap=model_type in SOFTCAP,
-        narrow_loss=model_type in NARROW_LOSS,
         softmax_fp32=model_type not in NARROW_SOFTMAX,
         router="wide" if model_type in WIDE_ROUTERS else "softmax",
         attention_dropout=attention,
         hidden_dropout=hidden,
+        widens_logits=model_type not in NARROW_LOGITS,
     )  # fmt: skip
 
 

@@ -15,6 +15,8 @@ from vrameter.training.setup import TRAINED, Setup
 from vrameter.units import ceil_div
 
 _OUTSIDE = ("token", "position", "head")
+# Bytes a number while GPTQ's words are shifted apart: int32, and int8 beside it.
+SHIFTS = 5
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Holding:
         setup = self.setup
         if tensor.buffer or component.kind in setup.frozen:
             return False
+        if setup.samples_layers:
+            return component.name == TRAINED or any(each is tensor for each in component.tensors)
         if setup.full:
             return setup.settings.finetuning != "freeze" or component.name == TRAINED
         return self.trained_norms and tensor.role == "norm"
@@ -63,6 +67,7 @@ class Holding:
             element=element, trained=trained, grad_element=recipe.gradient,
             unpacked=tensor.size * recipe.numbers.compute if packed else 0,
             keeps_input=setup.stack.packed_keeps_input if packed else int(self.multiplies_in_float8(tensor)), adapter=adapter,
+            unpacking=tensor.size * SHIFTS if packed and (setup.plan.quantization or "").startswith("gptq") else 0,
         )  # fmt: skip
 
     def multiplies_in_float8(self, tensor: Tensor) -> bool:

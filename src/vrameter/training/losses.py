@@ -8,7 +8,10 @@ References
 .. [4] Liger-Kernel 0.8, ``ops/fused_linear_cross_entropy.py``; E. Wijmans et al., "Cut Your Losses", 2024, arXiv:2411.09009.
 .. [5] Megatron-LM, ``core/tensor_parallel/cross_entropy.py`` and ``core/fusions/fused_cross_entropy.py``: vocabulary-parallel,
        in fp32, softmax kept, its steps under ``torch.compile``; Transformer Engine, ``pytorch/cross_entropy.py``.
-.. [6] torchtitan 0.3, ``components/loss.py``: ``ChunkedLossWrapper``.
+.. [6] transformers 4.37, ``models/qwen2/modeling_qwen2.py``: ``logits.float()``, then ``shift_logits``; ``trainer.py``:
+       ``compute_loss`` returns the loss alone.
+.. [7] AnswerDotAI/fsdp_qlora, ``train.py``: ``output = model(...)`` stays until the next batch.
+.. [8] torchtitan 0.3, ``components/loss.py``: ``ChunkedLossWrapper``.
 """
 
 from __future__ import annotations
@@ -20,13 +23,13 @@ from vrameter.units import ceil_div
 
 
 def full(
-    scene: Scene, x: Value, head: Tensor, vocab: int, *, shifts: bool = False, narrow: bool = False
+    scene: Scene, x: Value, head: Tensor, vocab: int, *, shifts: bool = False, holds: bool = False, mixed: bool = True
 ) -> Value | None:
     """Run the plain loss: all logits, their fp32 copy, the log-softmax that is kept.
 
-    Before version 4.45 transformers cut the last position off by a copy, and the fp32 logits stayed with the output
-    through the backward pass (`shifts`). Older classes made no fp32 copy of their own (`narrow`): autocast made one of
-    what was cut, and without it the loss ran in the model's dtype.
+    Before version 4.45 transformers cut the last position off by a copy (`shifts`) [6]_. The output with the logits goes
+    when the loss is handed on, as in transformers' Trainer, or stays through the backward pass where the loop still
+    names it (`holds`) [7]_. Code of a model's own that does not widen its logits leaves that to autocast (`mixed`).
     """
     graph = scene.graph
     logits = scene.linear(x, head, outputs=vocab)
@@ -34,17 +37,33 @@ def full(
         logits = graph.pointwise(logits, keeps="nothing")
         logits = graph.pointwise(logits, keeps="output")
         logits = graph.pointwise(logits, keeps="nothing")
-    if narrow:
-        cut = graph.op([logits])
-        finish(scene, graph.pointwise(graph.cast(cut, 4) if scene.numbers.autocast else cut, keeps="output"))
-        return logits
+    if shifts and not scene.traits.widens_logits:
+        _narrow(scene, logits, mixed=mixed)
+        return None
     upcast = graph.cast(logits, 4)
     if not shifts:
         finish(scene, graph.pointwise(upcast, keeps="output"))
         return None
     del logits
-    finish(scene, graph.pointwise(graph.op([upcast]), keeps="output"))
+    copy = graph.op([upcast])
+    logs = graph.pointwise(copy, keeps="output")
+    del copy
+    if not holds:
+        del upcast
+        finish(scene, logs)
+        return None
+    finish(scene, logs)
     return upcast
+
+
+def _narrow(scene: Scene, logits: Value, *, mixed: bool) -> None:
+    """Run a loss on logits as they are, the last position cut off by a copy; autocast alone widens them."""
+    graph = scene.graph
+    copy = graph.op([logits])
+    wide = graph.cast(copy, 4) if mixed else copy
+    logs = graph.pointwise(wide, keeps="output")
+    del copy, wide, logits
+    finish(scene, logs)
 
 
 def finish(scene: Scene, logs: Value) -> None:
@@ -77,9 +96,7 @@ def fabric(scene: Scene, x: Value, head: Tensor, vocab: int, chunk: int) -> Valu
     return handed
 
 
-def parallel(
-    scene: Scene, x: Value, head: Tensor, vocab: int, *, compiled: bool = False, within: bool = False
-) -> None:
+def parallel(scene: Scene, x: Value, head: Tensor, vocab: int, *, compiled: bool = False, within: bool = False) -> None:
     """Run Megatron's loss: an fp32 copy of the logits turned into the softmax in place, gradients in its place.
 
     Its fused form is the same, compiled (`compiled`): what the compiler makes functional stands beside the copy that it

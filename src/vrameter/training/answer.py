@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from vrameter.engines import Answer, Ask
+from vrameter.i18n import tr
 from vrameter.ledger import Basis, Held, Item, Ledger, item
 from vrameter.memory import optimizer as opt
 from vrameter.memory import runtime
+from vrameter.memory.training_state import numbers_bytes
 from vrameter.model.diffusion.pipeline import Pipeline
-from vrameter.training import pipelines
+from vrameter.training import pipelines, standing
 from vrameter.training.advice import changes, limits
 from vrameter.training.companions import companions, rollout
 from vrameter.training.constants import constants
@@ -19,6 +21,7 @@ from vrameter.training.holdings import Holding
 from vrameter.training.pieces import Pieces
 from vrameter.training.setup import Setup, setup
 from vrameter.training.sharing import Stage, stages
+from vrameter.training.standing import NO_LINES, Lines
 from vrameter.training.step import Course, Moment, course
 from vrameter.units import MIB, ceil_div
 
@@ -31,25 +34,33 @@ HELD: dict[str, tuple[Held, ...]] = {
     "peak_used": ("tensors", "allocator", "driver"),
 }
 # What is placed once and stays.
+STEP = ("step",)
+MASTERS = "the optimizer's own copy"
+OF_ALL = "of all trained parameters"
 PLACED = ("weights", "adapters", "master_weights", "optimizer_state", "ema")
 
 
 @dataclass(frozen=True, slots=True)
 class Static:
-    """What is there between steps on one device. [bytes]."""
+    """What is there between steps on one device, line by line."""
 
-    weights: int
-    master: int
-    adapters: int
-    state: int
-    gradients: int
-    fresh_gradients: int
-    step: int
-    ema: int = 0
-    pipeline: int = 0
-    masks: int = 0
-    others: int = 0
-    outputs: int = 0
+    weights: Lines
+    master: Lines
+    adapters: Lines
+    state: Lines
+    gradients: Lines
+    fresh_gradients: Lines
+    step: Lines
+    ema: Lines
+    pipeline: Lines = NO_LINES
+    masks: Lines = NO_LINES
+    others: Lines = NO_LINES
+    outputs: Lines = NO_LINES
+
+    @property
+    def steady(self) -> int:
+        """All of it but the step's temporaries, after the backward pass. [bytes]."""
+        return sum(getattr(self, name).bytes for name in self.__slots__ if name != "step")
 
 
 def estimate(ask: Ask) -> Answer:
@@ -83,7 +94,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     pieces = Pieces(holding)
     static = replace(
         static, pipeline=_pipeline_buffers(asked, stage, pieces), masks=_masks(asked, pieces), outputs=_outputs(asked, pieces),
-        others=companions(asked, static),
+        others=companions(asked, static, phases=PHASES),
     )  # fmt: skip
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
     count = sum(piece.name == "layer" for piece in pieces.all)
@@ -100,23 +111,12 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     peak = ledger.peak()
     space = sum(each.bytes for each in items if each.term == "workspace")
     report = {
-        "weights_bytes": static.weights + static.adapters,
-        "steady_bytes": static.weights
-        + static.adapters
-        + static.master
-        + static.state
-        + static.ema
-        + static.gradients
-        + space
-        + static.pipeline
-        + static.masks
-        + static.others
-        + static.outputs
-        + static.fresh_gradients,
+        "weights_bytes": static.weights.bytes + static.adapters.bytes,
+        "steady_bytes": static.steady + space,
         "peak_allocated_bytes": peak.allocated,
         "peak_reserved_bytes": peak.reserved,
         "peak_used_bytes": peak.used,
-        "first_logged_peak_bytes": peak.allocated - static.state,
+        "first_logged_peak_bytes": peak.allocated - static.state.bytes,
     }
     for name, held in HELD.items():
         alive = [each for each in ledger.items if each.held in held]
@@ -127,32 +127,75 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     return ledger, report
 
 
-def _pipeline_buffers(asked: Setup, stage: Stage, pieces: Pieces) -> int:
-    """Return what a stage of a pipeline holds of its neighbours' tensors between steps. [bytes]."""
+def _pipeline_buffers(asked: Setup, stage: Stage, pieces: Pieces) -> Lines:
+    """Return what a stage of a pipeline holds of its neighbours' tensors between steps."""
     if asked.degrees.pipeline == 1 or asked.settings.pipeline_schedule == "naive":
-        return 0
-    size = pieces.tokens // pieces.ranks * asked.architecture.main.hidden_size * asked.recipe.numbers.residual
-    return (2 * stage.chunks + 1) * size
+        return NO_LINES
+    return Lines((
+        item("communication", crossing_bytes, phases=PHASES[1:], basis="modelled", chunks=stage.chunks,
+             tokens=pieces.tokens // pieces.ranks, hidden_size=asked.architecture.main.hidden_size,
+             element_bytes=asked.recipe.numbers.residual,
+             source="inputs of each chunk of a pipeline's stage and their gradients, kept by the model between steps"),
+    ))  # fmt: skip
 
 
-def _masks(asked: Setup, pieces: Pieces) -> int:
-    """Return the attention masks that Megatron's own modules are given. [bytes].
+def crossing_bytes(*, chunks: int, tokens: int, hidden_size: int, element_bytes: int) -> int:
+    """Return the inputs of a stage's chunks, their gradients, and one tensor on its way.
 
-    Four of them, an integer and a switch among them: 16 bytes for each pair of tokens of a sequence, as four runs show.
+    Formula::
+
+        (2 * chunks + 1) * tokens * hidden_size * element_bytes
     """
+    return (2 * chunks + 1) * tokens * hidden_size * element_bytes
+
+
+def _masks(asked: Setup, pieces: Pieces) -> Lines:
+    """Return the attention masks that Megatron's own modules are given, as four runs show."""
     if not asked.architecture.model_type.endswith("_local") or (
         asked.architecture.component("encoder") and asked.architecture.decoder
     ):
-        return 0
-    return 16 * asked.settings.micro_batch * asked.local_length**2
+        return NO_LINES
+    return Lines((
+        item("temporary", mask_bytes, phases=PHASES[1:], basis="calibrated", source="attention masks of a batch",
+             micro_batch=asked.settings.micro_batch, seq_len=asked.local_length),
+    ))  # fmt: skip
 
 
-def _outputs(asked: Setup, pieces: Pieces) -> int:
-    """Return the logits of the last batch, which a loop on transformers holds until the next one. [bytes]."""
+def mask_bytes(*, micro_batch: int, seq_len: int) -> int:
+    """Return four masks, an integer and a switch among them: 16 bytes for each pair of tokens of a sequence.
+
+    Formula::
+
+        16 * micro_batch * seq_len * seq_len
+    """
+    return 16 * micro_batch * seq_len * seq_len
+
+
+def _outputs(asked: Setup, pieces: Pieces) -> Lines:
+    """Return the logits of the last batch, which a loop on transformers holds until the next one."""
     settings, vocab = asked.settings, asked.architecture.main.vocab_size
     if asked.stack.name != "transformers" or settings.packing or settings.loss != "full":
-        return 0
-    return pieces.tokens * vocab * asked.recipe.numbers.compute * constants().fill.typical // 1000
+        return NO_LINES
+    return Lines((
+        item("logits", held_logits_bytes, phases=PHASES[-1:], basis="calibrated", num_tokens=pieces.tokens, vocab_size=vocab,
+             element_bytes=asked.recipe.numbers.compute, thousandths=constants().fill.typical,
+             source="outputs of the last batch, which the loop still holds"),
+    ))  # fmt: skip
+
+
+def held_logits_bytes(*, num_tokens: int, vocab_size: int, element_bytes: int, thousandths: int) -> int:
+    """Return the logits of a batch of the usual length.
+
+    Formula::
+
+        num_tokens * vocab_size * element_bytes * thousandths // 1000
+
+    Parameters
+    ----------
+    thousandths
+        Length of a usual batch in thousandths of the longest.
+    """
+    return num_tokens * vocab_size * element_bytes * thousandths // 1000
 
 
 def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
@@ -218,49 +261,78 @@ def static_of(holding: Holding) -> Static:
     """Return what is there between steps."""
     asked = holding.setup
     recipe, rule, degrees = asked.recipe, asked.rule, asked.degrees
-    rank = opt.projection_rank(asked.settings.optimizer_args)
-    extra = holding.adapter_parameters
-    copies = holding.copied_parameters
+    after = PHASES[1:]
     adapter_element = _adapter_element(asked)
-    split = degrees.splits_state
-    side = ceil_div(extra + copies, degrees.shards) if split else extra + copies
-    side_weights = ceil_div(extra + copies, degrees.shards) if degrees.splits_weights else extra + copies
-    side_gradients = ceil_div(extra + copies, degrees.shards) if degrees.splits_gradients else extra + copies
-    element = recipe.state_element
-    state = 0
-    if not (asked.offloads_optimizer or rule.paged):
-        for tensor in holding.parameters:
-            state += tensor.times * ceil_div(opt.state_of(rule, tensor, element=element, rank=rank), tensor.share)
-        side_state = 4 if recipe.master and asked.adapters else adapter_element
-        if rule.bits and side:
-            state += opt.quantized_state_bytes(num_params=side, moments=rule.moments, bits=rule.bits, block=rule.block)
-        else:
-            state += opt.state_bytes(num_params=side, moments=rule.moments, element_bytes=side_state)
-    master = 0
+    masters_adapters = bool(recipe.master and asked.adapters)
+    state = standing.state(holding, phases=after, side_element=4 if masters_adapters else adapter_element)
+    master = NO_LINES
     if not asked.offloads_optimizer:
-        master = holding.per_device(recipe.master + recipe.gradient_copy, when=split)
-        if asked.adapters and recipe.master:
-            master += side * recipe.master
-    weights = holding.weight_bytes
-    buffer = holding.per_device(recipe.main_gradient, when=degrees.splits_gradients)
-    fresh = holding.per_device(recipe.gradient, when=degrees.splits_gradients) if not recipe.main_gradient else 0
-    fresh += side_gradients * adapter_element
+        master = standing.of_trained(
+            holding, "master_weights", recipe.master + recipe.gradient_copy, split=degrees.splits_state, phases=after,
+            source=MASTERS, note=tr("with an fp32 copy of gradients") if recipe.gradient_copy else "",
+        )  # fmt: skip
+        if masters_adapters:
+            beside = standing.side(
+                holding, "master_weights", recipe.master, split=degrees.splits_state, phases=after, source=MASTERS
+            )
+            master = standing.total(master, beside)
+    split = degrees.splits_gradients
+    buffer = standing.of_trained(
+        holding, "gradients", recipe.main_gradient, split=split, phases=after, source="one buffer for good"
+    )
+    fresh = standing.side(holding, "gradients", adapter_element, split=split, phases=STEP, source=OF_ALL)
+    if not recipe.main_gradient:
+        own = standing.of_trained(holding, "gradients", recipe.gradient, split=split, phases=STEP, source=OF_ALL)
+        fresh = standing.total(own, fresh)
     if asked.settings.optimizer_in_backward or rule.gradient_free:
-        fresh = 0
+        fresh = NO_LINES
     if asked.settings.offload_gradients or asked.offloads_weights:
-        fresh = 0
-    step = 0
-    if not asked.offloads_optimizer:
-        tensors = list(holding.parameters)
-        if side:
-            tensors.append(opt.Parameter((side,), adapter_element))
-        step = opt.step_bytes(rule, tensors, element=recipe.master or recipe.weight)
-        if asked.settings.optimizer_in_backward:
-            step = min(step, 3 * 4 * max((tensor.size for tensor in tensors), default=0))
+        fresh = NO_LINES
     if recipe.contiguous_gradients:
-        buffer, fresh = buffer + fresh, 0
-    ema = holding.per_device(4, when=False) if asked.settings.ema else 0
-    return Static(weights, master, side_weights * adapter_element, state, buffer, fresh, step, ema)
+        kept = (replace(each, phases=after, source="one buffer for good") for each in fresh.items)
+        buffer, fresh = standing.total(buffer, kept), NO_LINES
+    ema = NO_LINES
+    if asked.settings.ema:
+        ema = standing.of_trained(
+            holding, "ema", 4, split=False, phases=after, source="averaged copy of the weights in fp32"
+        )
+    adapters = standing.side(
+        holding,
+        "adapters",
+        adapter_element,
+        split=degrees.splits_weights,
+        phases=PHASES,
+        note=standing.adapter_note(asked),
+    )
+    return Static(
+        standing.weights(holding, PHASES), master, adapters, state, buffer, fresh, _step(holding, adapter_element), ema
+    )
+
+
+def _step(holding: Holding, adapter_element: int) -> Lines:
+    """Return the temporaries of the optimizer's step: of all tensors at once, or of the largest."""
+    asked = holding.setup
+    recipe, rule = asked.recipe, asked.rule
+    if asked.offloads_optimizer:
+        return NO_LINES
+    tensors = list(holding.parameters)
+    beside = holding.adapter_parameters + holding.copied_parameters
+    if beside:
+        shards = asked.degrees.shards if asked.degrees.splits_state else 1
+        tensors.append(opt.Parameter((ceil_div(beside, shards),), adapter_element))
+    copies, worked_on, element = opt.step_copies(rule, tensors, element=recipe.master or recipe.weight)
+    if asked.settings.optimizer_in_backward:
+        largest = max((tensor.size for tensor in tensors), default=0)
+        if copies * worked_on * element > 3 * 4 * largest:
+            copies, worked_on, element = 3, largest, 4
+    if not copies * worked_on * element:
+        return NO_LINES
+    made = item(
+        "temporary", opt.copies_bytes, phases=STEP, basis="modelled", copies=copies, num_params=worked_on,
+        element_bytes=element, source="temporaries of the optimizer's step",
+        note=tr("of all tensors at once") if rule.step == "foreach" else tr("of the largest tensor"),
+    )  # fmt: skip
+    return Lines((_spread(made),))
 
 
 def _adapter_element(asked: Setup) -> int:
@@ -281,46 +353,25 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     spread = constants().modelled
 
     def line(term: str, size: int, phases: tuple[str, ...], source: str, basis: Basis = "exact") -> None:
-        if not size:
-            return
-        low, high = (size * spread.low // 1000, size * spread.high // 1000) if basis == "modelled" else (size, size)
-        items.append(item(term, held_bytes, phases=phases, source=source, basis=basis, low=low, high=high, size=size))
+        if size:
+            made = item(term, held_bytes, phases=phases, source=source, basis=basis, size=size)
+            items.append(_spread(made) if basis == "modelled" else made)
 
-    line("weights", static.weights, PHASES, "shapes of the model and how each is stored")
-    line(
-        "other_models",
-        static.others,
-        PHASES,
-        "models that are compared with or that score: reference, reward, critic, teacher",
-    )
-    line("adapters", static.adapters, PHASES, "peft: low-rank matrices beside frozen ones")
-    line("master_weights", static.master, PHASES[1:], "the optimizer's own copy")
-    line("optimizer_state", static.state, PHASES[1:], "state per parameter of the optimizer")
-    line("ema", static.ema, PHASES[1:], "averaged copy of the weights in fp32")
-    line("gradients", static.gradients, PHASES[1:], "one buffer for good")
-    line("temporary", static.masks, PHASES[1:], "attention masks of a batch", basis="calibrated")
-    line(
-        "logits",
-        static.outputs,
-        PHASES[-1:],
-        "outputs of the last batch, which the loop still holds",
-        basis="calibrated",
-    )
-    if static.pipeline:
-        items.append(
-            item("communication", held_bytes, phases=PHASES[1:], basis="modelled", size=static.pipeline,
-                 source="inputs of each chunk of a pipeline's stage and their gradients, kept by the model between steps")
-        )  # fmt: skip
-    held = pieces.accumulates and not static.gradients
+    for lines in (
+        static.weights, static.others, static.adapters, static.master, static.state, static.ema, static.gradients,
+        static.masks, static.outputs, static.pipeline,
+    ):  # fmt: skip
+        items += lines.items
+    held = pieces.accumulates and not static.gradients.items
     fresh = static.fresh_gradients
     moments: dict[str, Moment] = {"forward": run.forward, "loss": run.loss, "backward": run.backward}
+    whole: list[str] = []  # the phases in which the gradients of all trained parameters are there
     for phase, moment in moments.items():
-        grads = fresh if held else moment.gradients
-        if asked.adapters is not None:
-            grads = fresh if held or phase == "backward" else 0
-        if static.gradients or asked.settings.optimizer_in_backward:
-            grads = 0
-        line("gradients", grads, (phase,), "made by the backward pass so far")
+        if not (static.gradients.items or asked.settings.optimizer_in_backward):
+            if held or (asked.adapters is not None and phase == "backward"):
+                whole.append(phase)
+            elif asked.adapters is None and moment.gradients:
+                items.append(_made_so_far(moment.gradients, asked.recipe.gradient, phase))
         if moment.activations:
             items.append(
                 item("activations", kept_bytes, phases=(phase,), basis="modelled",
@@ -340,9 +391,23 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     line(
         "communication", pieces.buckets, WORKING, "buckets of gradients on their way between devices", basis="modelled"
     )
-    line("gradients", fresh, ("step",), "of all trained parameters")
-    line("temporary", static.step, ("step",), "temporaries of the optimizer's step", basis="modelled")
+    items += [replace(each, phases=(*whole, *STEP)) for each in fresh.items]
+    items += static.step.items
     return items
+
+
+def _made_so_far(size: int, element: int, phase: str) -> Item:
+    """Return the line of the gradients that the backward pass has made at the fullest moment."""
+    if size % element:
+        return item("gradients", held_bytes, phases=(phase,), source="made by the backward pass so far", size=size)
+    return item("gradients", numbers_bytes, phases=(phase,), num_params=size // element, element_bytes=element,
+                source="made by the backward pass so far, one for each parameter behind it")  # fmt: skip
+
+
+def _spread(line: Item) -> Item:
+    """Return a modelled line with the interval of what is modelled."""
+    spread = constants().modelled
+    return replace(line, low=line.bytes * spread.low // 1000, high=line.bytes * spread.high // 1000)
 
 
 def kept_bytes(*, others: int, piece: int) -> int:

@@ -406,13 +406,14 @@ def options(text: str | None) -> dict[str, str]:
 def projection_rank(args: str | None) -> int:
     """Return the rank of a projecting optimizer. [rank]."""
     found = options(args)
-    for name in ("rank", "galore_rank", "apollo_rank"):
-        if name in found:
-            try:
-                return max(1, int(found[name]))
-            except ValueError:
-                break
-    return 128
+    given = next((found[name] for name in ("rank", "galore_rank", "apollo_rank") if name in found), "128")
+    if not given.isdigit() or not int(given):
+        raise RequestError(
+            tr("settings.optimizer_args: '%(value)s' is no rank.", value=given),
+            field="settings.optimizer_args",
+            hint=tr("Give %(expected)s.", expected="rank=128"),
+        )
+    return int(given)
 
 
 __all__ = [

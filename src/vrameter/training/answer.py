@@ -13,7 +13,7 @@ from vrameter.memory import optimizer as opt
 from vrameter.memory import runtime
 from vrameter.memory.training_state import numbers_bytes
 from vrameter.model.diffusion.pipeline import Pipeline
-from vrameter.training import pipelines, standing
+from vrameter.training import contradictions, pipelines, standing
 from vrameter.training.advice import changes, limits
 from vrameter.training.companions import companions, rollout
 from vrameter.training.constants import constants
@@ -68,6 +68,7 @@ def estimate(ask: Ask) -> Answer:
     if isinstance(ask.architecture, Pipeline):
         return pipelines.estimate(ask, ask.architecture)
     asked = setup(ask)
+    contradictions.refuse(asked)
     found = [(stage, *_device(stage, asked)) for stage in stages(asked)]
     found.sort(key=lambda entry: entry[1].peak().used, reverse=True)
     ledger = found[0][1]
@@ -84,7 +85,7 @@ def estimate(ask: Ask) -> Answer:
         report=measured[2],
         limits=limits(asked, estimate) if advised else {},
         changes=changes(asked, ledger.peak().used, estimate) if advised else [],
-        warnings=asked.warnings,
+        warnings=(*asked.warnings, *contradictions.notes(asked)),
     )
 
 

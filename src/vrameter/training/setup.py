@@ -95,7 +95,10 @@ class Degrees:
         return self.zero >= 1 or self.fsdp in (*_WHOLE, "shard_grad_op")
 
 
+# FSDP's ways that shard weights, all its ways, and names for none of them.
 _WHOLE = ("full_shard", "fsdp", "fsdp1", "fsdp2", "optim_grads_params", "hybrid_shard", "hsdp", "full")
+FSDP = (*_WHOLE, "shard_grad_op")
+UNSHARDED = ("no_shard", "ddp", "none")
 
 
 @dataclass(frozen=True)
@@ -315,7 +318,7 @@ def _degrees(ask: Ask, found: Stack) -> Degrees:
     zero = found.zero_stage if silent else asked.zero_stage
     return Degrees(
         asked.tensor, asked.pipeline, data, asked.context, asked.expert, expert_tensor, asked.virtual_pipeline,
-        asked.sequence, zero, None if fsdp in ("no_shard", "ddp", "none") else fsdp, asked.offload,
+        asked.sequence, zero, None if fsdp in UNSHARDED else fsdp, asked.offload,
     )  # fmt: skip
 
 

@@ -73,6 +73,8 @@ def _words(kind: Any) -> str:
     if isinstance(kind, inspect.ListType):
         inner = kinds_of_item(kind)
         return tr("a list of whole numbers") if inner == "int" else tr("a list of texts")
+    if isinstance(kind, inspect.StructType):
+        return tr("an object such as %(example)s", example=f'{{"{kind.fields[0].name}": ...}}')
     return tr("an object")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from vrameter.engines import Answer, Ask
+from vrameter.engines import Answer, Ask, held_layers
 from vrameter.i18n import tr
 from vrameter.ledger import Basis, Held, Item, Ledger, item
 from vrameter.memory import optimizer as opt
@@ -79,7 +79,7 @@ def estimate(ask: Ask) -> Answer:
     settings["seq_len"] = asked.length
     advised = asked.settings.advise
     return Answer(
-        ledgers=((ledger, ask.num_devices),),
+        ledgers=_by_stage(asked, [(stage, each) for stage, each, _ in found]),
         settings=settings,
         resolved={"dtype": asked.plan.dtype, "quantization": asked.plan.quantization},
         report=measured[2],
@@ -87,6 +87,23 @@ def estimate(ask: Ask) -> Answer:
         changes=changes(asked, ledger.peak().used, estimate) if advised else [],
         warnings=(*asked.warnings, *contradictions.notes(asked)),
     )
+
+
+def _by_stage(asked: Setup, found: list[tuple[Stage, Ledger]]) -> tuple[tuple[Ledger, int], ...]:
+    """Return the ledgers with how many devices are like each; the second stage of a pipeline stands for all in the middle."""
+    count, devices = asked.degrees.pipeline, asked.ask.num_devices
+    if count == 1:
+        return ((found[0][1], devices),)
+    ledgers = []
+    for stage, ledger in found:
+        alike = 1 if stage.first or stage.last else count - 2
+        last = stage.number + alike
+        which = f"{stage.number + 1}-{last}" if alike > 1 else str(last)
+        holds = tr("stage %(number)s of %(count)s", number=which, count=count)
+        if alike == 1:
+            holds += f" ({held_layers(stage.share)})"
+        ledgers.append((replace(ledger, holds=holds), alike * devices // count))
+    return tuple(ledgers)
 
 
 def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:

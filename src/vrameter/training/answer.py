@@ -195,7 +195,7 @@ def _outputs(asked: Setup, pieces: Pieces) -> Lines:
     if asked.stack.name != "transformers" or settings.packing or settings.loss != "full":
         return NO_LINES
     return Lines((
-        item("logits", held_logits_bytes, phases=PHASES[-1:], basis="calibrated", num_tokens=pieces.tokens, vocab_size=vocab,
+        item("logits", held_logits_bytes, phases=PHASES[-2:], basis="calibrated", num_tokens=pieces.tokens, vocab_size=vocab,
              element_bytes=asked.recipe.numbers.compute, thousandths=constants().fill.typical,
              source="outputs of the last batch, which the loop still holds"),
     ))  # fmt: skip

@@ -258,6 +258,7 @@ class Pieces:
         return (
             setup.recipe, setup.degrees, setup.plan.quantization, setup.plan.dtype, setup.frozen, setup.settings.finetuning,
             setup.settings.micro_batch, self.sequences, adapter, setup.stack.program, setup.stack.packed_keeps_input,
+            setup.stack.adapter_dtype, setup.stack.adapts_experts,
         )  # fmt: skip
 
     def _kept_products(self, layer: Layer, width: int) -> int:

@@ -192,3 +192,18 @@ def test_adapters_of_one_stack_are_not_those_of_another() -> None:
         pieces._COSTS.clear()
         answers.append({engine: peak(ask("llama-3.2-1b", engine, **shape)) for engine in order})
     assert answers[0] == answers[1]
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(models, stacks, shapes, st.sampled_from([1, 8]), st.sampled_from(["full", "lora", "freeze", "pretrain"]))
+def test_a_resolved_request_has_the_same_answer(
+    model: Any, engine: str, shape: dict[str, Any], devices: int, finetuning: str
+) -> None:
+    """Every default that was filled in is the one that was used."""
+    shape = {key: value for key, value in shape.items() if key not in ("precision", "optimizer", "loss")}
+    first = answered(model, engine, num_devices=devices, **{**shape, "finetuning": finetuning})
+    if first is None:
+        return
+    again = vrameter.estimate(first["request"])
+    assert again["report"] == first["report"]
+    assert again["request"] == first["request"]

@@ -334,8 +334,16 @@ class Names(Value):
 def described_messages() -> list[str]:
     """Return the descriptions that fields carry, for translation."""
     found = []
-    for struct in (Parallelism, Request, *structs().values()):
-        for hint in get_type_hints(struct, include_extras=True).values():
+    shown: list[type[Any]] = [Parallelism, Request, *structs().values()]
+    hints_of = [get_type_hints(struct, include_extras=True) for struct in shown]
+    inner = [
+        _struct_in(hint)
+        for struct, hints in zip(shown, hints_of, strict=True)
+        for hint in map(hints.get, struct.__struct_fields__)
+    ]
+    hints_of += [get_type_hints(struct, include_extras=True) for struct in inner if struct is not None]
+    for hints in hints_of:
+        for hint in hints.values():
             found += [
                 meta.description
                 for kind in (hint, *get_args(hint))
@@ -390,11 +398,18 @@ def request_of(model: str | None, given: dict[str, Any]) -> dict[str, Any]:
         if parts:
             settings[name] = {**(settings.get(name) or {}), **parts}
     _merge(settings, _named_settings(given.get("set") or ()))
-    if _trains() and request.get("device") is not None:
+    if _trains() and request.get("device") is not None and _has_shape(request):
         settings.setdefault("advise", True)
     if settings:
         request["settings"] = settings
     return request
+
+
+def _has_shape(request: dict[str, Any]) -> bool:
+    """Say whether a question is about a model's shape, not about a number of parameters."""
+    from vrameter.units import is_count
+
+    return request.get("method") != "rule-of-thumb" and not is_count(request["model"])
 
 
 def _inner_structs(struct: type[Any] | None) -> dict[str, tuple[str, ...]]:

@@ -258,7 +258,10 @@ def setup(response: Mapping[str, Any]) -> str:
         parts.append(tr("%(params)s parameters", params=f"{model['num_params']:,}"))
         if model["num_active_params"] != model["num_params"]:
             parts.append(tr("%(params)s active per token", params=f"{model['num_active_params']:,}"))
-    parts.append(str(request.get("quantization") or request.get("dtype") or ""))
+    training = request.get("task") == "training"
+    parts.append(str(request.get("quantization") or (not training and request.get("dtype")) or ""))
+    if training:
+        parts.append(str(settings.get("precision") or request.get("dtype") or ""))
     length = next((settings[name] for name in LENGTHS if settings.get(name)), None)
     if length:
         parts.append(tr("%(tokens)s tokens", tokens=f"{length:,}"))

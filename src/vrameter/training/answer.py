@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 
@@ -81,12 +82,27 @@ def estimate(ask: Ask) -> Answer:
     return Answer(
         ledgers=_by_stage(asked, [(stage, each) for stage, each, _ in found]),
         settings=settings,
-        resolved={"dtype": asked.plan.dtype, "quantization": asked.plan.quantization},
+        resolved={"dtype": _dtype(asked), "quantization": asked.plan.quantization, "parallelism": _degrees(asked)},
         report=measured[2],
         limits=limits(asked, estimate) if advised else {},
         changes=changes(asked, ledger.peak().used, estimate) if advised else [],
         warnings=(*asked.warnings, *contradictions.notes(asked)),
     )
+
+
+def _dtype(asked: Setup) -> str | None:
+    """Return the data type of the weights as the same question would say it: trained ones are fp32 under mixed precision."""
+    if asked.ask.request.dtype is not None or not asked.full or asked.recipe.weight != 4:
+        return asked.plan.dtype
+    return None if asked.settings.finetuning == "freeze" else "fp32"
+
+
+def _degrees(asked: Setup) -> dict[str, Any]:
+    """Return the degrees that the request left to the number of devices and to the stack."""
+    degrees = asked.degrees
+    return {
+        "data": degrees.data, "zero_stage": degrees.zero, "fsdp": degrees.fsdp or asked.ask.request.parallelism.fsdp
+    }  # fmt: skip
 
 
 def _by_stage(asked: Setup, found: list[tuple[Stage, Ledger]]) -> tuple[tuple[Ledger, int], ...]:

@@ -171,12 +171,14 @@ def adapter_note(setup: Setup) -> str:
     return asked.method
 
 
-KINDS = {
-    "moments": "",
-    "sums": "sums of rows and columns instead of a moment",
-    "projector": "matrices that project gradients",
-    "preconditioners": "squares of the rows and of the columns",
-}
+def kind_in_words(what: str) -> str:
+    """Return which numbers of an optimizer a line is of, where they are not its moments."""
+    words = {
+        "sums": tr("sums of rows and columns instead of a moment"),
+        "projector": tr("matrices that project gradients"),
+        "preconditioners": tr("squares of the rows and of the columns"),
+    }
+    return words.get(what, "")
 
 
 def state(holding: Holding, *, phases: tuple[str, ...], side_element: int) -> Lines:
@@ -206,7 +208,7 @@ def state(holding: Holding, *, phases: tuple[str, ...], side_element: int) -> Li
 def _state_item(kind: opt.Kept, shards: int, count: int, held: int, phases: tuple[str, ...], note: str = "") -> Item:
     one = opt.Kept(kind.what, count, kind.moments, kind.element, kind.bits, kind.block)
     rounding = held - ceil_div(one.bytes, shards)
-    note = note or KINDS[kind.what]
+    note = note or kind_in_words(kind.what)
     if kind.bits:
         values: dict[str, Any] = {"num_params": count, "moments": kind.moments, "bits": kind.bits, "block": kind.block}
         if shards == 1 and not rounding:

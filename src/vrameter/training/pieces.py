@@ -372,6 +372,7 @@ class Pieces:
             setup.recipe, setup.degrees, setup.plan.quantization, setup.plan.dtype, setup.frozen, setup.settings.finetuning,
             setup.settings.micro_batch, self.sequences, adapter, setup.stack.program, setup.stack.packed_keeps_input,
             setup.settings.precision, self.checkpoints, self.offloads, self.routing, setup.samples_layers,
+            setup.stack.adapter_dtype, setup.stack.adapts_experts,
         )  # fmt: skip
 
     def _kept_products(self, layer: Layer, width: int) -> int:
@@ -527,7 +528,7 @@ class Pieces:
             args = setup.megatron
             te = args.text("cross-entropy-fusion-impl") == "te" if args else setup.stack.name == "megatron-bridge"
             fused = asked == "fused" or setup.settings.cross_entropy_loss_fusion
-            losses.parallel(scene, x, head, vocab, compiled=fused and not te, within=fused and te)
+            losses.parallel(scene, x, head, vocab, compiled=fused and not te)
             return None
         if asked == "fused":
             losses.fused(scene, x, head, vocab)

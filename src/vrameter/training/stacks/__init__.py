@@ -11,7 +11,7 @@ from typing import Any
 from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
 from vrameter.settings import canonical
-from vrameter.spec import TRAINING_ENGINES
+from vrameter.spec import INFERENCE_ENGINES, TRAINING_ENGINES
 
 # stack -> module here
 MODULES = {
@@ -130,7 +130,13 @@ def stack(name: str, version: str | None = None) -> Stack:
         return found
     if lowered in TRAINING_ENGINES:
         raise RequestError(
-            tr("engine: '%(value)s' is not modelled for training in this version.", value=name),
+            tr("engine: '%(value)s' trains no models of this kind.", value=name),
+            field="engine",
+            hint=tr("Use one of: %(names)s.", names=", ".join(MODULES)),
+        )
+    if lowered in INFERENCE_ENGINES:
+        raise RequestError(
+            tr("engine: '%(value)s' does not train, and the task is training.", value=name),
             field="engine",
             hint=tr("Use one of: %(names)s.", names=", ".join(MODULES)),
         )

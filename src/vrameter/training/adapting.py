@@ -164,7 +164,8 @@ def adapting(
         learned = prompt(architecture, method, settings, options)
         return Adapting(method, num_params=learned.num_params, saved_copies=copies, copied=copied, prompt=learned)
     if method in ("ln_tuning", "trainable_tokens", "llamapro"):
-        return replace(_own_modules(architecture, settings, method, options), saved_copies=copies, copied=copied)
+        own = _own_modules(architecture, settings, method, options, base_element)
+        return replace(own, saved_copies=copies, copied=copied)
     if magnitude and canonical_of(method) == "lora":
         options["use_dora"] = True
     if before_021:
@@ -549,7 +550,7 @@ def _copies(
 
 
 def _own_modules(
-    architecture: Architecture, settings: AdapterSettings, method: str, options: Mapping[str, Any]
+    architecture: Architecture, settings: AdapterSettings, method: str, options: Mapping[str, Any], element: int
 ) -> Adapting:
     """Return what trains parts of the model itself: norms, rows of the embedding, new layers."""
     main = architecture.main
@@ -558,9 +559,12 @@ def _own_modules(
         known = settings.trainable_params
         if known is not None and known % main.hidden_size == 0:
             rows = known // main.hidden_size
-        return Adapting(
-            method, num_params=rows * main.hidden_size, frozen_bytes=rows * main.hidden_size * 2, token_rows=rows
-        )
+        table = next((tensor for tensor in main.tensors if tensor.slot == "token"), None)
+        uses: dict[tuple[str, str], AdapterUse] = {}
+        if architecture.tied and table is not None:
+            uses[main.kind, table.name] = AdapterUse(rows, element, method=method)
+        size = rows * main.hidden_size
+        return Adapting(method, uses, num_params=size, frozen_bytes=size * element, token_rows=rows)
     if method == "llamapro":
         layer = main.layers[-1].num_params if main.layers else 0
         params = layer * int(options.get("num_new_blocks", 4))
@@ -571,7 +575,7 @@ def _own_modules(
         for tensor, times in component.counted_tensors()
         if tensor.role == "norm"
     )
-    return Adapting(method, frozen_bytes=2 * norms)
+    return Adapting(method, frozen_bytes=element * norms)
 
 
 def _refuse_missing(

@@ -224,19 +224,20 @@ def static_of(holding: Holding) -> Static:
     adapter_element = _adapter_element(asked)
     own = asked.adapters.frozen_bytes if asked.adapters else 0
     split = degrees.splits_state
+    # Adapters have numbers of their own; copies of modules keep those of the base.
+    parts = ((extra, adapter_element), (copies, recipe.frozen))
     side = ceil_div(extra + copies, degrees.shards) if split else extra + copies
-    side_weights = ceil_div(extra + copies, degrees.shards) if degrees.splits_weights else extra + copies
-    side_gradients = ceil_div(extra + copies, degrees.shards) if degrees.splits_gradients else extra + copies
     element = recipe.state_element
     state = 0
     if not (asked.offloads_optimizer or rule.paged):
         for tensor in holding.parameters:
             state += tensor.times * ceil_div(opt.state_of(rule, tensor, element=element, rank=rank), tensor.share)
-        side_state = 4 if recipe.master and asked.adapters else adapter_element
         if rule.bits and side:
             state += opt.quantized_state_bytes(num_params=side, moments=rule.moments, bits=rule.bits, block=rule.block)
         else:
-            state += opt.state_bytes(num_params=side, moments=rule.moments, element_bytes=side_state)
+            for count, size in parts:
+                state += opt.state_bytes(num_params=_shard(count, degrees.shards, when=split), moments=rule.moments,
+                                         element_bytes=4 if recipe.master and asked.adapters else size)  # fmt: skip
     master = 0
     if not asked.offloads_optimizer:
         master = holding.per_device(recipe.master + recipe.gradient_copy, when=split)
@@ -245,7 +246,7 @@ def static_of(holding: Holding) -> Static:
     weights = holding.weight_bytes
     buffer = holding.per_device(recipe.main_gradient, when=degrees.splits_gradients)
     fresh = holding.per_device(recipe.gradient, when=degrees.splits_gradients) if not recipe.main_gradient else 0
-    fresh += side_gradients * adapter_element
+    fresh += sum(_shard(count, degrees.shards, when=degrees.splits_gradients) * size for count, size in parts)
     if asked.settings.optimizer_in_backward or rule.gradient_free:
         fresh = 0
     if asked.settings.offload_gradients or asked.offloads_weights:
@@ -253,15 +254,20 @@ def static_of(holding: Holding) -> Static:
     step = 0
     if not asked.offloads_optimizer:
         tensors = list(holding.parameters)
-        if side:
-            tensors.append(opt.Parameter((side,), adapter_element))
+        tensors += [opt.Parameter((_shard(count, degrees.shards, when=split),), size) for count, size in parts if count]
         step = opt.step_bytes(rule, tensors, element=recipe.master or recipe.weight)
         if asked.settings.optimizer_in_backward:
             step = min(step, 3 * 4 * max((tensor.size for tensor in tensors), default=0))
     if recipe.contiguous_gradients:
         buffer, fresh = buffer + fresh, 0
     ema = holding.per_device(4, when=False) if asked.settings.ema else 0
-    return Static(weights, master, side_weights * adapter_element + own, state, buffer, fresh, step, ema)
+    beside = sum(_shard(count, degrees.shards, when=degrees.splits_weights) * size for count, size in parts)
+    return Static(weights, master, beside + own, state, buffer, fresh, step, ema)
+
+
+def _shard(count: int, shards: int, *, when: bool) -> int:
+    """Return a device's share of a number of parameters, where they are split."""
+    return ceil_div(count, shards) if when else count
 
 
 def _adapter_element(asked: Setup) -> int:

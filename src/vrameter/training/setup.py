@@ -129,8 +129,10 @@ class Setup:
 
     @property
     def local_length(self) -> int:
-        """Tokens of one sequence on this device. [tokens]."""
-        return -(-self.length // self.degrees.context)
+        """Tokens of one sequence on this device, learned ones before its own included. [tokens]."""
+        prompt = self.adapters.prompt if self.adapters else None
+        learned = prompt.tokens if prompt is not None and prompt.place == "input" else 0
+        return -(-(self.length + learned) // self.degrees.context)
 
     @property
     def offloads_optimizer(self) -> bool:

@@ -184,6 +184,8 @@ class Site:
 
 def run(site: Site, x: Value) -> Value:
     """Run a frozen linear layer with its adapter; what it makes of its input stands until it returns."""
+    if site.use.method == "trainable_tokens":
+        return token_rows(site, x)
     made = PROGRAMS[canonical(site.use.method)[0]](site, x)
     if isinstance(made, Value):
         return made
@@ -197,8 +199,10 @@ def run(site: Site, x: Value) -> Value:
 def site_of(scene: Scene, base: Callable[[Value], Value], inputs: int, outputs: int, use: AdapterUse, *, stored: int,
             unpacked: int = 0) -> Site:  # fmt: skip
     """Return a site, with the options that the method's name implies and peft's defaults."""
-    name, implied = canonical(use.method)
-    options = options_of(name, {**implied, **use.options})
+    options: Mapping[str, Any] = {}
+    if use.method != "trainable_tokens":
+        name, implied = canonical(use.method)
+        options = options_of(name, {**implied, **use.options})
     return Site(scene, base, inputs, outputs, stored, unpacked, use, options)
 
 
@@ -899,6 +903,12 @@ def _bat(site: Site, x: Value) -> Value:
     del delta, weight, copied
     out = site.product(graph.cast(x, changed.element), changed, site.outputs)
     return graph.cast(out, x.element)
+
+
+def token_rows(site: Site, x: Value) -> Value:
+    """Multiply by the table of the vocabulary, copied to put trained rows in (``rank`` counts them)."""
+    table = site.made(site.outputs, site.inputs, site.weight(site.rank * site.inputs), element=site.stored)
+    return site.product(x, table, site.outputs)
 
 
 PROGRAMS: dict[str, Callable[[Site, Value], Made]] = {

@@ -126,6 +126,10 @@ class Scene:
         Tokens of an encoder that cross-attention reads. [tokens]
     prompt_element
         Size of the numbers of a learned prompt that each layer attends to; 0 without one. [bytes]
+    prefix_tokens
+        Learned keys and values before those of each sequence. [tokens]
+    beside_tokens
+        Learned tokens to which the layer's queries attend a second time. [tokens]
     mask_element
         Size of one number of what dropout keeps: 1 on a GPU, that of its input on a CPU. [bytes]
     """
@@ -140,6 +144,8 @@ class Scene:
     keys: int = 0
     enabled: Mapping[str, AdapterUse] = field(default_factory=dict)
     prompt_element: int = 0
+    prefix_tokens: int = 0
+    beside_tokens: int = 0
     ranks: int = 1
     exchanges: bool = False
     expert_ranks: int = 1
@@ -207,7 +213,9 @@ class Scene:
         stack = tensor.size // (x.width * width)
         factors = [Weight(stack * rank * size, use.adapter.element, trained=True) for size in (x.width, width)]
         changed = graph.new(tensor.size // x.width, x.width, use.element, grad=graph.keeps, kind=FIXED)
-        graph.touch(stack * rank * (x.width + width) * use.element if use.adapter.element != use.element else 0)
+        graph.touch(
+            use.unpacked + (stack * rank * (x.width + width) * use.element if use.adapter.element != use.element else 0)
+        )
         graph.record((), (changed,), weights=factors)
         return graph.op([x, changed], width, element=x.element, saves=[x, changed if x.slot else None])
 
@@ -319,11 +327,14 @@ class Scene:
         out_width = part.num_heads * part.value_dim
         auto = self.numbers.autocast
         repeats = part.num_heads // max(1, part.num_kv_heads)
+        if self.prefix_tokens and part.scope != "cross":
+            k, v = self._prefixed(k), self._prefixed(v)
         if kernels.attention == "eager" or (self.traits.softcap and kernels.attention == "sdpa"):
             return self._eager(part, q, k, v, repeats)
         if auto:
             q, k, v = (graph.cast(each, auto) for each in (q, k, v))
-        if kernels.repeats_kv and repeats > 1:
+        # Keys that are more than queries need a mask, and with a mask grouped heads are copied out.
+        if (kernels.repeats_kv or (self.prefix_tokens and kernels.attention == "sdpa")) and repeats > 1:
             k = graph.copy(k, width=part.num_heads * part.head_dim)
             v = graph.copy(v, width=out_width)
         sums = graph.new(q.rows, part.num_heads, 4)
@@ -333,6 +344,16 @@ class Scene:
         # The kernel lays its output out as the queries are: heads before tokens where these were put together anew.
         return graph.copy(out) if self.traits.heads_first else out
 
+    def _prefixed(self, x: Value) -> Value:
+        """Put learned keys or values before those of each sequence, as a cache does that holds them already."""
+        graph = self.graph
+        past = Value(graph.constant(1, 1, 1).storage, self.seqs * self.prefix_tokens, x.width, x.element, None)
+        past.slot = Slot(past.bytes) if graph.keeps else None
+        out = graph.new(x.rows + past.rows, x.width, x.element, grad=graph.needs(x, past), kind=x.storage.kind)
+        if out.slot is not None:
+            graph.record((x, past), (out,), passes=True)
+        return out
+
     def _eager(self, part: Attention, q: Value, k: Value, v: Value, repeats: int) -> Value:
         graph, auto = self.graph, self.numbers.autocast
         if repeats > 1:
@@ -341,7 +362,7 @@ class Scene:
         if auto:
             q, k, v = (graph.cast(each, auto) for each in (q, k, v))
         q, k, v = (graph.copy(each) if each.storage.bytes > each.bytes else each for each in (q, k, v))
-        rows, width = self.seqs * part.num_heads * self.length, self.keys or self.length
+        rows, width = self.seqs * part.num_heads * self.length, (self.keys or self.length) + self.prefix_tokens
         element = q.element
         scores = graph.op([q, k], width, rows=rows, saves=[q if k.slot else None, k if q.slot else None], kind=PAIRS)
         scores = graph.pointwise(scores, keeps="nothing")
@@ -357,10 +378,30 @@ class Scene:
             scores = graph.pointwise(scores, keeps="output")
         if self.traits.attention_dropout:
             scores = self.dropout(scores)
-        out = graph.op([scores, v], part.num_heads * part.value_dim, rows=v.rows, element=element,
+        out = graph.op([scores, v], part.num_heads * part.value_dim, rows=q.rows, element=element,
                        saves=[scores, v], kind=0)  # fmt: skip
         del scores
         return graph.copy(out)
+
+    def beside(self, part: Attention, x: Value, q_tensor: Tensor, o_tensor: Tensor, out: Value) -> Value:
+        """Attend to a learned prompt a second time (Llama-Adapter): queries are made anew, a gate weighs the result."""
+        graph, rows, width = self.graph, x.rows, part.num_heads * part.head_dim
+        tokens, element = self.beside_tokens, out.element
+        learned = Weight(tokens * x.width, element, trained=True)
+        sides = [graph.new(self.seqs * tokens, width, element, grad=graph.keeps, kind=FIXED) for _ in range(2)]
+        graph.record((), sides, weights=[learned])
+        q = self.rotated(self.linear(x, q_tensor, outputs=width), part.head_dim)
+        scores = graph.matmul(q, sides[0], rows, part.num_heads * tokens)
+        del q
+        scores = graph.pointwise(scores, keeps="nothing")
+        scores = graph.op([scores], element=4, saves_output=True)
+        scores = graph.cast(scores, element)
+        scores = graph.scale(scores, Weight(1, element, trained=True))
+        added = graph.matmul(scores, sides[1], rows, width)
+        del scores, sides
+        added = graph.copy(added)
+        added = self.linear(added, o_tensor, outputs=x.width)
+        return graph.add(out, added)
 
     # -- perceptrons --------------------------------------------------------------------------------
 

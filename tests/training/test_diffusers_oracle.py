@@ -1,0 +1,138 @@
+"""Saved activations of diffusers' own blocks, byte for byte: needs torch, diffusers and peft (``-m oracle``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vrameter.model.config import Config
+from vrameter.model.diffusion.pipeline import read_pipeline
+from vrameter.training.diffusion.blocks import bench_maker, block_cost, kind_of
+from vrameter.training.programs.scene import AdapterUse, Use
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.oracle
+
+B, TEXT = 2, 24  # samples, tokens of text
+HEADS = {"num_attention_heads": 4, "attention_head_dim": 32}
+WIDTH = 128
+IMAGE = 48  # tokens of a picture
+
+
+def _ids(rows: int, axes: int) -> Any:
+    return torch.arange(rows * axes).reshape(rows, axes).float() % 7
+
+
+def _flat(channels: int, text: int, axes: int = 3, **more: Any) -> dict[str, Any]:
+    return {"hidden_states": torch.randn(B, IMAGE, channels), "encoder_hidden_states": torch.randn(B, TEXT, text),
+            "timestep": torch.rand(B), "img_ids": _ids(IMAGE, axes), "txt_ids": _ids(TEXT, axes), **more}  # fmt: skip
+
+
+def _map(*shape: int, text: int, **more: Any) -> dict[str, Any]:
+    return {"hidden_states": torch.randn(B, *shape), "encoder_hidden_states": torch.randn(B, TEXT, text),
+            "timestep": torch.tensor([1, 2]), **more}  # fmt: skip
+
+
+FLUX = {**HEADS, "in_channels": 16, "joint_attention_dim": 64, "axes_dims_rope": (8, 12, 12)}
+FLUX2 = {**FLUX, "axes_dims_rope": (8, 8, 8, 8), "timestep_guidance_channels": 64, "guidance_embeds": False}
+HUNYUAN = {**HEADS, "in_channels": 4, "out_channels": 4, "text_embed_dim": 64, "pooled_projection_dim": 32, "rope_axes_dim": (8, 12, 12),
+           "num_refiner_layers": 1, "guidance_embeds": False}  # fmt: skip
+ONES = "ones"
+# name: class, config, the count that varies, the others, list of blocks, tokens of picture, inputs
+CASES: dict[str, tuple[str, dict[str, Any], str, dict[str, int], str, int, Any]] = {
+    "flux double": ("FluxTransformer2DModel", {**FLUX, "pooled_projection_dim": 32}, "num_layers", {"num_single_layers": 1},
+                    "transformer_blocks", IMAGE, lambda: _flat(16, 64, pooled_projections=torch.randn(B, 32))),
+    "flux single": ("FluxTransformer2DModel", {**FLUX, "pooled_projection_dim": 32}, "num_single_layers", {"num_layers": 1},
+                    "single_transformer_blocks", IMAGE, lambda: _flat(16, 64, pooled_projections=torch.randn(B, 32))),
+    "flux2 double": ("Flux2Transformer2DModel", FLUX2, "num_layers", {"num_single_layers": 1}, "transformer_blocks", IMAGE,
+                     lambda: _flat(16, 64, 4)),
+    "flux2 single": ("Flux2Transformer2DModel", FLUX2, "num_single_layers", {"num_layers": 1}, "single_transformer_blocks", IMAGE,
+                     lambda: _flat(16, 64, 4)),
+    "sd3": ("SD3Transformer2DModel", {**HEADS, "in_channels": 4, "out_channels": 4, "joint_attention_dim": 64, "sample_size": 16,
+            "caption_projection_dim": WIDTH, "pooled_projection_dim": 32, "pos_embed_max_size": 16}, "num_layers", {},
+            "transformer_blocks", 64, lambda: _map(4, 16, 16, text=64, pooled_projections=torch.randn(B, 32))),
+    "sd3.5": ("SD3Transformer2DModel", {**HEADS, "in_channels": 4, "out_channels": 4, "joint_attention_dim": 64, "sample_size": 16,
+              "caption_projection_dim": WIDTH, "pooled_projection_dim": 32, "pos_embed_max_size": 16, "qk_norm": "rms_norm",
+              "dual_attention_layers": [0, 1, 2, 3]}, "num_layers", {},
+              "transformer_blocks", 64, lambda: _map(4, 16, 16, text=64, pooled_projections=torch.randn(B, 32))),
+    "qwen-image": ("QwenImageTransformer2DModel", {**FLUX, "out_channels": 4}, "num_layers", {}, "transformer_blocks", IMAGE,
+                   lambda: {"hidden_states": torch.randn(B, IMAGE, 16), "encoder_hidden_states": torch.randn(B, TEXT, 64),
+                            "timestep": torch.rand(B), "img_shapes": [[(1, 6, 8)]] * B}),
+    "hunyuan double": ("HunyuanVideoTransformer3DModel", HUNYUAN, "num_layers", {"num_single_layers": 1}, "transformer_blocks", 64,
+                       lambda: _map(4, 1, 16, 16, text=64, pooled_projections=torch.randn(B, 32),
+                                    encoder_attention_mask=torch.ones(B, TEXT, dtype=torch.long))),
+    "hunyuan single": ("HunyuanVideoTransformer3DModel", HUNYUAN, "num_single_layers", {"num_layers": 1},
+                       "single_transformer_blocks", 64,
+                       lambda: _map(4, 1, 16, 16, text=64, pooled_projections=torch.randn(B, 32),
+                                    encoder_attention_mask=torch.ones(B, TEXT, dtype=torch.long))),
+    "cogvideox": ("CogVideoXTransformer3DModel", {**HEADS, "in_channels": 4, "out_channels": 4, "time_embed_dim": 64,
+                  "text_embed_dim": 64, "sample_width": 16, "sample_height": 16, "sample_frames": 1, "max_text_seq_length": TEXT},
+                  "num_layers", {}, "transformer_blocks", 64,
+                  lambda: {**_map(1, 4, 16, 16, text=64)}),
+    "wan": ("WanTransformer3DModel", {**HEADS, "in_channels": 4, "out_channels": 4, "text_dim": 64, "freq_dim": 64, "ffn_dim": 352},
+            "num_layers", {}, "blocks", 64, lambda: _map(4, 1, 16, 16, text=64)),
+    "ltx": ("LTXVideoTransformer3DModel", {**HEADS, "in_channels": 16, "out_channels": 16, "cross_attention_dim": WIDTH,
+            "caption_channels": 64}, "num_layers", {}, "transformer_blocks", IMAGE,
+            lambda: {"hidden_states": torch.randn(B, IMAGE, 16), "encoder_hidden_states": torch.randn(B, TEXT, 64),
+                     "timestep": torch.tensor([[1], [2]]), "encoder_attention_mask": torch.ones(B, TEXT, dtype=torch.long),
+                     "num_frames": 1, "height": 6, "width": 8}),
+    "pixart": ("PixArtTransformer2DModel", {**HEADS, "in_channels": 4, "out_channels": 8, "cross_attention_dim": WIDTH,
+               "caption_channels": 64, "sample_size": 16}, "num_layers", {}, "transformer_blocks", 64,
+               lambda: _map(4, 16, 16, text=64, added_cond_kwargs={"resolution": None, "aspect_ratio": None})),
+    "sana": ("SanaTransformer2DModel", {**HEADS, "in_channels": 4, "out_channels": 4, "num_cross_attention_heads": 2,
+             "cross_attention_head_dim": 64, "cross_attention_dim": WIDTH, "caption_channels": 64, "sample_size": 8}, "num_layers", {},
+             "transformer_blocks", 64, lambda: _map(4, 8, 8, text=64)),
+    "z-image": ("ZImageTransformer2DModel", {"in_channels": 4, "dim": WIDTH, "n_refiner_layers": 1, "n_heads": 4, "n_kv_heads": 4,
+                "cap_feat_dim": 64, "axes_dims": [8, 12, 12]}, "n_layers", {}, "layers", 64,
+                lambda: {"x": [torch.randn(4, 1, 16, 16) for _ in range(B)], "t": torch.rand(B),
+                         "cap_feats": [torch.randn(32, 64) for _ in range(B)]}),
+}  # fmt: skip
+NUMBERS = {"bf16": ("bfloat16", 2, 0), "fp32": ("float32", 4, 0), "autocast": ("float32", 4, 2)}
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+def counted(name: str, numbers: str, *, adapted: bool) -> int:
+    """Return what our program says that a block of a case keeps."""
+    class_name, config, _, others, blocks, tokens, _ = CASES[name]
+    _, element, auto = NUMBERS[numbers]
+    values = {"_class_name": class_name, **config, CASES[name][2]: 3, **others}
+    module = read_pipeline(values).modules[0]
+    component = next(each for each in module.architecture.components if each.layers_prefix.rpartition(".")[2] == blocks)
+    kind = kind_of(class_name, component, Config(values, path="config."))
+    assert kind is not None
+    layer = component.layers[0]
+    adapter = AdapterUse(4, 4)
+
+    def use(tensor: Any) -> Use:
+        stem = tensor.name.removesuffix(".weight")
+        hit = adapted and any(stem.endswith(f".{target}") for target in TARGETS)
+        return Use(element, not adapted, adapter=adapter if hit else None)
+
+    text = 32 if name == "z-image" else TEXT
+    width = component.hidden_size
+    make = bench_maker(layer, use, samples=B, kind=kind, width=width, auto=auto, element=auto or element, steered=not adapted,
+                       time_width=min(WIDTH, 256) if name != "cogvideox" else 64, read=(B * text, WIDTH, not adapted))  # fmt: skip
+    rows = B * (tokens + (text if kind.streams == "both" else 0))
+    return block_cost(kind.program, make, rows=rows, text_rows=B * text if kind.streams == "joint" else 0, width=width,
+                      element=auto or element).saved  # fmt: skip
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("numbers", NUMBERS)
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore")
+def test_saved_bytes(name: str, numbers: str, adapted: bool) -> None:
+    from tests.training.diffusers_oracle import one_more
+
+    class_name, config, varied, others, _, _, inputs = CASES[name]
+    kind = getattr(diffusers, class_name)
+
+    def make(count: int) -> Any:
+        return kind(**config, **others, **{varied: count})
+
+    dtype, _, autocast = NUMBERS[numbers]
+    torch.manual_seed(0)
+    expected = one_more(make, inputs(), dtype=getattr(torch, dtype), autocast=bool(autocast), targets=TARGETS if adapted else [])
+    assert counted(name, numbers, adapted=adapted) == expected

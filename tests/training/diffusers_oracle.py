@@ -56,9 +56,10 @@ def cuda_norms() -> Iterator[None]:
         yield
 
 
-def saved_bytes(model: Any, inputs: dict[str, Any], *, autocast: bool) -> int:
-    """Return the bytes of all storages that autograd keeps of one forward pass, parameters left out."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+def saved_bytes(model: Any, inputs: dict[str, Any], *, autocast: bool, own: Any = None) -> int:
+    """Return the bytes of all storages that autograd keeps of one forward pass; parameters, and inputs, left out."""
+    module = own or model
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers(), *shared(inputs))}
     kept: dict[int, tuple[int, Any]] = {}
 
     def pack(tensor: Any) -> Any:
@@ -80,25 +81,45 @@ def saved_bytes(model: Any, inputs: dict[str, Any], *, autocast: bool) -> int:
 def _cast(value: Any, dtype: Any) -> Any:
     if isinstance(value, list):
         return [_cast(each, dtype) for each in value]
-    return value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
+    wide = torch.is_tensor(value) and value.dtype == torch.float32
+    return value.to(dtype) if wide else value
 
 
-def one_more(make: Callable[[int], Any], inputs: dict[str, Any], *, dtype: Any, autocast: bool, targets: list[str]) -> int:
-    """Return what the third block of a kind adds; with `targets` only adapters of rank 4 in fp32 are trained."""
-    totals = []
-    for count in (2, 3):
-        model = make(count).to(dtype).train()
-        if targets:
-            from peft import LoraConfig, inject_adapter_in_model
+def whole(
+    make: Callable[[], Any], inputs: dict[str, Any], *, dtype: Any, autocast: bool, targets: list[str], outside: Any = None
+) -> int:
+    """Return what a model keeps; with `targets` only adapters of rank 4 in fp32 are trained.
 
-            model.requires_grad_(False)
-            inject_adapter_in_model(LoraConfig(r=4, lora_alpha=4, target_modules=targets), model)
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    parameter.data = parameter.data.float()
-        given = {name: _cast(value, dtype) for name, value in inputs.items()}
-        totals.append(saved_bytes(model, given, autocast=autocast))
-    return totals[1] - totals[0]
+    Parameters
+    ----------
+    outside
+        What is no part of its blocks: a function that runs it on the model, to be left out.
+    """
+    model = make().to(dtype).train()
+    if targets:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        model.requires_grad_(False)
+        inject_adapter_in_model(LoraConfig(r=4, lora_alpha=4, target_modules=targets), model)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    given = {name: _cast(value, dtype) for name, value in inputs.items()}
+    left_out = 0
+    if outside is not None and not targets:
+        left_out = saved_bytes(lambda **_: outside(model), {}, autocast=autocast, own=model)
+    return saved_bytes(model, given, autocast=autocast) - left_out
 
 
-__all__ = ["one_more", "saved_bytes"]
+def shared(inputs: dict[str, Any]) -> list[Any]:
+    """Return the text among a model's inputs, which every block may keep."""
+    return [inputs["encoder_hidden_states"]] if "encoder_hidden_states" in inputs else []
+
+
+def one_more(make: Callable[[int], Any], inputs: dict[str, Any], **how: Any) -> int:
+    """Return what the third block of a kind adds."""
+    fewer, more = (whole(lambda count=count: make(count), inputs, **how) for count in (2, 3))
+    return more - fewer
+
+
+__all__ = ["one_more", "saved_bytes", "whole"]

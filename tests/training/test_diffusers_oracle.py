@@ -136,3 +136,65 @@ def test_saved_bytes(name: str, numbers: str, adapted: bool) -> None:
     torch.manual_seed(0)
     expected = one_more(make, inputs(), dtype=getattr(torch, dtype), autocast=bool(autocast), targets=TARGETS if adapted else [])
     assert counted(name, numbers, adapted=adapted) == expected
+
+
+UNET = {"sample_size": 16, "block_out_channels": (32, 64), "layers_per_block": 1, "cross_attention_dim": 64, "norm_num_groups": 32,
+        "attention_head_dim": 4, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}  # fmt: skip
+UNETS = {
+    "sd1": UNET,
+    "sdxl": {
+        **UNET, "use_linear_projection": True, "transformer_layers_per_block": (1, 2), "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    },
+}  # fmt: skip
+
+
+def map_bytes(config: dict[str, Any], numbers: str, *, adapted: bool) -> int:
+    """Return what our programs say that a whole UNet keeps."""
+    from vrameter.model.diffusion.unet import unet_plan
+    from vrameter.training.diffusion.maps import steps
+    from vrameter.training.diffusion.unets import step_cost
+
+    _, element, auto = NUMBERS[numbers]
+    values = {"_class_name": "UNet2DConditionModel", **{name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}}
+    module = read_pipeline(values).modules[0]
+    plan = unet_plan(Config(values, path="config."))
+    adapter = AdapterUse(4, 4)
+
+    def use(tensor: Any) -> Use:
+        hit = adapted and any(tensor.name.removesuffix(".weight").endswith(f".{target}") for target in TARGETS)
+        return Use(element, not adapted, adapter=adapter if hit else None)
+
+    total, grad = 0, not adapted
+    for step in steps(plan):
+        cost = step_cost(
+            step, plan, module.architecture.main.tensors, use, samples=B, latents=16 * 16, auto=auto, element=auto or element,
+            steered=not adapted, text=(TEXT, plan.cross, False), input_grad=grad and step.kind != "first",
+        )  # fmt: skip
+        total += cost.saved
+        grad = grad or step.kind == "block"
+    return total
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("numbers", NUMBERS)
+@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.filterwarnings("ignore")
+def test_saved_bytes_of_unets(name: str, numbers: str, adapted: bool) -> None:
+    """A whole UNet but for what its time step takes, which is the same whatever the size of the picture."""
+    from tests.training.diffusers_oracle import whole
+
+    dtype, element, autocast = NUMBERS[numbers]
+    config = UNETS[name]
+    inputs = {"sample": torch.randn(B, 4, 16, 16), "timestep": torch.tensor([1, 2]), "encoder_hidden_states": torch.randn(B, TEXT, 64)}
+    if autocast:
+        inputs["encoder_hidden_states"] = inputs["encoder_hidden_states"].bfloat16()
+
+    def steps_in_time(model: Any) -> Any:
+        made = model.time_embedding(model.time_proj(inputs["timestep"]).to(getattr(torch, dtype)))
+        return torch.nn.functional.silu(made)
+
+    expected = whole(lambda: diffusers.UNet2DConditionModel(**config), inputs, dtype=getattr(torch, dtype), autocast=bool(autocast),
+                     targets=TARGETS if adapted else [], outside=steps_in_time)  # fmt: skip
+    assert map_bytes(config, numbers, adapted=adapted) == expected

@@ -119,6 +119,7 @@ def block_cost(
     element: int,
     accumulates: bool = True,
     input_grad: bool = True,
+    steady: bool = True,
 ) -> Cost:
     """Return what a block costs on `rows` tokens of its picture and `text_rows` of its text.
 
@@ -126,6 +127,8 @@ def block_cost(
     ----------
     input_grad
         Whether what enters requires a gradient: not in the first block where only adapters are trained.
+    steady
+        Whether blocks of this kind follow one another, so that each is given what it hands on.
     """
 
     def inputs(graph: Graph, grad: bool) -> list[Any]:
@@ -138,7 +141,7 @@ def block_cost(
     base = lean_graph.live
     lean_graph.peak = base
     made = program(make(lean_graph), given[0], given[1])[0]
-    if made.element != element:
+    if steady and made.element != element:
         # What flows from block to block has the numbers that a block hands on, which sums with fp32 tables widen.
         return block_cost(
             program, make, rows=rows, text_rows=text_rows, width=width, text_width=text_width, element=made.element,

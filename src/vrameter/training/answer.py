@@ -7,11 +7,15 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from vrameter.engines import Answer, Ask
+from vrameter.engines.choice import PIPELINES
+from vrameter.errors import RequestError
+from vrameter.i18n import tr
 from vrameter.ledger import Basis, Held, Item, Ledger, item
 from vrameter.memory import optimizer as opt
 from vrameter.memory import runtime
 from vrameter.model.diffusion.pipeline import Pipeline
-from vrameter.training import pipelines
+from vrameter.settings import canonical
+from vrameter.training import diffusion
 from vrameter.training.advice import changes, limits
 from vrameter.training.companions import companions, rollout
 from vrameter.training.constants import constants
@@ -55,7 +59,13 @@ class Static:
 def estimate(ask: Ask) -> Answer:
     """Return the ledger of the fullest device in a training step."""
     if isinstance(ask.architecture, Pipeline):
-        return pipelines.estimate(ask, ask.architecture)
+        return diffusion.estimate(ask, ask.architecture)
+    if ask.request.engine and canonical(ask.request.engine) in PIPELINES["training"]:
+        raise RequestError(
+            tr("engine: %(engine)s trains pipelines, and %(name)s is none.", engine=ask.request.engine, name=ask.architecture.name),
+            field="engine",
+            hint=tr("Name a pipeline such as FLUX.1-dev, or another engine."),
+        )
     asked = setup(ask)
     found = [(stage, *_device(stage, asked)) for stage in stages(asked)]
     found.sort(key=lambda entry: entry[1].peak().used, reverse=True)

@@ -44,8 +44,9 @@ class Bench:
     read_rows, read_width, read_grad
         The text that cross-attention reads: its tokens over all samples, its width, whether it requires a gradient.
     traits
-        How a class differs: ``rotary`` (positions turn queries and keys), ``fp32-table``, ``fp32-text``, ``fp32-time``
-        (modulations, the text, the time step are fp32 under autocast).
+        How a class differs: ``rotary`` (positions turn queries and keys), ``masked`` (it makes a
+        mask for itself), ``fp32-table``, ``fp32-text``, ``fp32-time``, ``fp32-stream`` (modulations, the text, the time step, what
+        flows from block to block are fp32 under autocast).
     crossed_head
         Width of one head of cross-attention, where it is another. [elements]
     """

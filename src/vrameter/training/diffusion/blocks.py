@@ -34,8 +34,13 @@ class Kind:
     streams: str = "joint"
     traits: frozenset[str] = frozenset({"rotary"})
 
+    def element(self, auto: int, element: int) -> int:
+        """Return the size of one number that flows from block to block. [bytes]."""
+        return 4 if auto and "fp32-stream" in self.traits else element
+
 
 _PLAIN: frozenset[str] = frozenset()
+_WIDE_STREAM = frozenset({"fp32-stream"})
 _WIDE_TIME = frozenset({"rotary", "fp32-time"})
 _DOUBLE, _SINGLE = "transformer_blocks", "single_transformer_blocks"
 _REFINER = Kind(joint.hunyuan_refiner, "text", _PLAIN)
@@ -50,6 +55,10 @@ KINDS: dict[tuple[str, str], Kind] = {
     ("HunyuanImage", _DOUBLE): Kind(joint.hunyuan_double), ("HunyuanImage", _SINGLE): Kind(joint.hunyuan_single),
     ("HunyuanImage", "refiner_blocks"): _REFINER, ("HunyuanVideo15", _DOUBLE): Kind(joint.hunyuan_double),
     ("HunyuanVideo15", "refiner_blocks"): _REFINER,
+    ("AuraFlow", "joint_transformer_blocks"): Kind(joint.aura_flow, traits=_WIDE_STREAM),
+    ("AuraFlow", _SINGLE): Kind(joint.aura_flow, "both", _WIDE_STREAM), ("Mochi", _DOUBLE): Kind(joint.mochi),
+    ("Lumina2", "layers"): Kind(crossed.lumina2, "both"), ("Lumina2", "noise_refiner"): Kind(crossed.lumina2, "picture"),
+    ("Lumina2", "context_refiner"): Kind(crossed.lumina2, "text", frozenset({"rotary", "masked"})),
     ("PixArt", _DOUBLE): Kind(crossed.pixart, "picture", _PLAIN), ("Sana", _DOUBLE): Kind(crossed.sana, "picture", frozenset({"fp32-text"})),
     ("Wan", "blocks"): Kind(crossed.wan, "picture", frozenset({"rotary", "fp32-table"})),
     ("LTXVideo", _DOUBLE): Kind(crossed.ltx, "picture"), ("ZImage", "layers"): Kind(crossed.z_image, "both", _WIDE_TIME),

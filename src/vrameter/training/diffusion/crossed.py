@@ -2,7 +2,7 @@
 
 References
 ----------
-.. [1] diffusers 0.42.1: ``transformer_wan.py``, ``transformer_ltx.py``, ``sana_transformer.py``, ``transformer_z_image.py``,
+.. [1] diffusers 0.42.1: ``transformer_wan.py``, ``transformer_ltx.py``, ``sana_transformer.py``, ``transformer_z_image.py``, ``transformer_lumina2.py``,
        ``attention.py`` (``BasicTransformerBlock``).
 """
 
@@ -175,4 +175,34 @@ def z_image(bench: Bench, x: Value, text: Value | None) -> Streams:
     return graph.add(x, bench.times(out, gate2) if gate2 is not None else out), text
 
 
-__all__ = ["basic", "ltx", "pixart", "sana", "wan", "z_image"]
+def lumina2(bench: Bench, x: Value, text: Value | None) -> Streams:
+    """Run Lumina 2's block: gates squeezed by tanh, keys and values copied to every query head, SiLU in fp32."""
+    graph = bench.graph
+    scale = gate = scale2 = gate2 = None
+    if bench.has("norm1.linear"):
+        scale, gate, scale2, gate2 = bench.modulation("norm1.linear", 4)
+        normal = bench.times(bench.plain_rms(x, "norm1.norm"), bench.plus_one(scale))
+    else:
+        normal = bench.plain_rms(x, "norm1")
+    q, k, v = _qkv(bench, "attn", normal, normal)
+    q = bench.plain_rms(q, "attn.norm_q", heads=bench.heads)
+    k = bench.plain_rms(k, "attn.norm_k", heads=k.width // bench.head_dim)
+    q = bench.turned_complex(q)
+    k = bench.turned_complex(k)
+    k, v = graph.copy(k, width=q.width), graph.copy(v, width=q.width)
+    out = bench.linear(bench.attend(q, k, v, masks=1 if "masked" in bench.traits else 0), "attn.to_out.0")
+    del q, k, v
+    out = bench.plain_rms(out, "norm2")
+    x = graph.add(x, bench.times(out, graph.pointwise(gate, keeps="output")) if gate is not None else out)
+    normal = bench.plain_rms(x, "ffn_norm1")
+    if scale2 is not None:
+        normal = bench.times(normal, bench.plus_one(scale2))
+    first, second = bench.linear(normal, "feed_forward.linear_1"), bench.linear(normal, "feed_forward.linear_3")
+    del normal, out
+    first = graph.cast(graph.pointwise(graph.cast(first, 4)), first.element)
+    out = bench.linear(graph.mul(first, second), "feed_forward.linear_2")
+    out = bench.plain_rms(out, "ffn_norm2")
+    return graph.add(x, bench.times(out, graph.pointwise(gate2, keeps="output")) if gate2 is not None else out), text
+
+
+__all__ = ["basic", "ltx", "lumina2", "pixart", "sana", "wan", "z_image"]

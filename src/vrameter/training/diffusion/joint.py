@@ -3,7 +3,7 @@
 References
 ----------
 .. [1] diffusers 0.42.1: ``transformer_flux.py``, ``transformer_flux2.py``, ``transformer_qwenimage.py``,
-       ``transformer_hunyuan_video.py``, ``cogvideox_transformer_3d.py``, ``attention.py`` (``JointTransformerBlock``).
+       ``transformer_hunyuan_video.py``, ``auraflow_transformer_2d.py``, ``transformer_mochi.py``, ``cogvideox_transformer_3d.py``, ``attention.py`` (``JointTransformerBlock``).
 """
 
 from __future__ import annotations
@@ -323,7 +323,98 @@ def cogvideox(bench: Bench, x: Value, text: Value | None) -> Streams:
     return x, add(text, bench.times(tout, tgate))
 
 
+def _wide_normed(bench: Bench, x: Value) -> Value:
+    """Normalise heads by a LayerNorm without scale, in fp32."""
+    heads = bench.heads
+    return bench.wide_norm(x.view(x.rows * heads, x.width // heads)).view(x.rows, x.width)
+
+
+def aura_flow(bench: Bench, x: Value, text: Value | None) -> Streams:
+    """Run AuraFlow's block, of two streams or of one: what comes in is added once, after the perceptron."""
+    shift, scale, gate, shift2, scale2, gate2 = bench.modulation("norm1.linear", 6)
+    normal = bench.modulated(bench.wide_norm(x), scale, shift)
+    if text is None:
+        q, k, v = _projected(bench, normal, IMAGE)
+        q, k = _wide_normed(bench, q), _wide_normed(bench, k)
+        seen = bench.linear(bench.attend(q, k, v), "attn.to_out.0")
+        del q, k, v
+        return _aura_fed(bench, x, seen, "ff", (gate, shift2, scale2, gate2)), None
+    tshift, tscale, tgate, tshift2, tscale2, tgate2 = bench.modulation("norm1_context.linear", 6)
+    told = bench.modulated(bench.wide_norm(text), tscale, tshift)
+    q, k, v = _projected(bench, normal, IMAGE)
+    tq, tk, tv = _projected(bench, told, TEXT)
+    q, k = _wide_normed(bench, q), _wide_normed(bench, k)
+    tq, tk = _wide_normed(bench, tq), _wide_normed(bench, tk)
+    q, k, v = bench.stacked(tq, q), bench.stacked(tk, k), bench.stacked(tv, v)
+    out = bench.attend(q, k, v)
+    del q, k, v, tq, tk, tv
+    tout, seen = bench.parted(out, [text.rows, x.rows])
+    del out
+    seen = bench.linear(bench.dense(seen), "attn.to_out.0")
+    tout = bench.linear(bench.dense(tout), "attn.to_add_out")
+    x = _aura_fed(bench, x, seen, "ff", (gate, shift2, scale2, gate2))
+    return x, _aura_fed(bench, text, tout, "ff_context", (tgate, tshift2, tscale2, tgate2))
+
+
+def _aura_fed(bench: Bench, x: Value, out: Value, name: str, steps: tuple[Value, Value, Value, Value]) -> Value:
+    """Run a stream's perceptron on the sum with what attention made, and add what came in."""
+    graph = bench.graph
+    gate, shift, scale, last = steps
+    inner = bench.modulated(bench.wide_norm(graph.add(x, bench.times(out, gate))), scale, shift)
+    first = graph.pointwise(bench.linear(inner, f"{name}.linear_1"))
+    inner = graph.mul(first, bench.linear(inner, f"{name}.linear_2"))
+    del first
+    return graph.add(x, bench.times(bench.linear(inner, f"{name}.out_projection"), last))
+
+
+def mochi(bench: Bench, x: Value, text: Value | None) -> Streams:
+    """Run Mochi's block: norms in fp32 around both parts, a narrower stream of text."""
+    assert text is not None
+    graph, last = bench.graph, not bench.has("attn1.to_add_out")
+    scale, gate, scale2, gate2 = bench.modulation("norm1.linear", 4)
+    normal = _mochi_normed(bench, x, bench.plus_one(scale))
+    if last:
+        tscale = bench.modulation("norm1_context.linear_1", 1)[0]
+        others: list[Value] = []
+    else:
+        tscale, *others = bench.modulation("norm1_context.linear", 4)
+    told = _mochi_normed(bench, text, bench.plus_one(tscale))
+    q, k, v = (bench.linear(normal, f"attn1.{name}") for name in IMAGE)
+    tq, tk, tv = (bench.linear(told, f"attn1.{name}") for name in TEXT)
+    q, k = _mochi_heads(bench, q, "attn1.norm_q"), _mochi_heads(bench, k, "attn1.norm_k")
+    tq, tk = _mochi_heads(bench, tq, "attn1.norm_added_q"), _mochi_heads(bench, tk, "attn1.norm_added_k")
+    q = bench.turned(q)
+    k = bench.turned(k)
+    q, k, v = bench.stacked(q, tq), bench.stacked(k, tk), bench.stacked(v, tv)
+    out = bench.attend(q, k, v, heads_first=True)
+    del q, k, v, tq, tk, tv
+    seen, tout = bench.parted(out, [x.rows, text.rows])
+    del out
+    seen = bench.linear(bench.dense(seen), "attn1.to_out.0")
+    x = graph.add(x, _mochi_normed(bench, seen, graph.pointwise(gate, keeps="output")))
+    out = bench.gated(_mochi_normed(bench, x, bench.plus_one(scale2)), "ff")
+    x = graph.add(x, _mochi_normed(bench, out, graph.pointwise(gate2, keeps="output")))
+    if last:
+        return x, text
+    tout = bench.linear(bench.dense(tout), "attn1.to_add_out")
+    text = graph.add(text, _mochi_normed(bench, tout, graph.pointwise(others[0], keeps="output")))
+    out = bench.gated(_mochi_normed(bench, text, bench.plus_one(others[1])), "ff_context")
+    return x, graph.add(text, _mochi_normed(bench, out, graph.pointwise(others[2], keeps="output")))
+
+
+def _mochi_normed(bench: Bench, x: Value, scale: Value) -> Value:
+    """Normalise a stream in fp32 and scale it."""
+    graph = bench.graph
+    return graph.cast(bench.times(bench.plain_rms(graph.cast(x, 4)), scale), x.element)
+
+
+def _mochi_heads(bench: Bench, x: Value, name: str) -> Value:
+    """Normalise heads in fp32."""
+    return bench.graph.cast(bench.plain_rms(bench.graph.cast(x, 4), name, heads=bench.heads), x.element)
+
+
 __all__ = [
+    "aura_flow", "mochi",
     "Streams", "cogvideox", "flux2_double", "flux2_single", "flux_double", "flux_single", "hunyuan_double", "hunyuan_refiner",
     "hunyuan_single", "qwen_image", "sd3",
 ]  # fmt: skip

@@ -232,6 +232,7 @@ def static_of(holding: Holding) -> Static:
     extra = holding.adapter_parameters
     copies = holding.copied_parameters
     adapter_element = _adapter_element(asked)
+    own = asked.adapters.frozen_bytes if asked.adapters else 0
     split = degrees.splits_state
     side = ceil_div(extra + copies, degrees.shards) if split else extra + copies
     side_weights = ceil_div(extra + copies, degrees.shards) if degrees.splits_weights else extra + copies
@@ -270,7 +271,7 @@ def static_of(holding: Holding) -> Static:
     if recipe.contiguous_gradients:
         buffer, fresh = buffer + fresh, 0
     ema = holding.per_device(4, when=False) if asked.settings.ema else 0
-    return Static(weights, master, side_weights * adapter_element, state, buffer, fresh, step, ema)
+    return Static(weights, master, side_weights * adapter_element + own, state, buffer, fresh, step, ema)
 
 
 def _adapter_element(asked: Setup) -> int:

@@ -371,7 +371,7 @@ def _adapters(
     element = SIZES[name] if name else min(own, 4)
     return adapting(
         architecture, asked, magnitude=settings.finetuning == "dora", element=element, experts=found.adapts_experts,
-        frozen=frozen, slots_only=found.program == "litgpt",
+        frozen=frozen, slots_only=found.program == "litgpt", base_element=own, before_021=found.peft_before_021,
     )  # fmt: skip
 
 

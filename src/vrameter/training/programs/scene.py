@@ -18,25 +18,7 @@ from math import prod
 
 from vrameter.model.architecture import Attention, FeedForward, Layer, Part, Tensor
 from vrameter.training.graph import FIXED, PAIRS, Graph, Slot, Storage, Value, Weight
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterUse:
-    """The low-rank update of one linear layer.
-
-    Parameters
-    ----------
-    element
-        Size of one number of its matrices. [bytes]
-    magnitude
-        Whether it learns the length of each row as well (DoRA).
-    """
-
-    rank: int
-    element: int
-    dropout: float = 0.0
-    magnitude: bool = False
-    method: str = "lora"
+from vrameter.training.programs.adapters import AdapterUse, run, site_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +126,8 @@ class Scene:
         Tokens of an encoder that cross-attention reads. [tokens]
     prompt_element
         Size of the numbers of a learned prompt that each layer attends to; 0 without one. [bytes]
+    mask_element
+        Size of one number of what dropout keeps: 1 on a GPU, that of its input on a CPU. [bytes]
     """
 
     graph: Graph
@@ -160,6 +144,7 @@ class Scene:
     exchanges: bool = False
     expert_ranks: int = 1
     memory_tokens: int = 0
+    mask_element: int = 1
 
     @property
     def tokens(self) -> int:
@@ -197,8 +182,11 @@ class Scene:
         assert tensor is not None
         use = self.use(tensor)
         width = outputs or tensor.size // x.width
-        out = self.graph.linear(x, self.weight(tensor), width, compute=self.numbers.autocast)
-        return out if use.adapter is None else self.adapted(x, out, tensor, use.adapter)
+
+        def base(value: Value) -> Value:
+            return self.graph.linear(value, self.weight(tensor), width, compute=self.numbers.autocast)
+
+        return base(x) if use.adapter is None else self._run(x, base, width, use, use.adapter)
 
     def head_linear(self, x: Value, tensor: Tensor, width: int) -> Value:
         """Run the output layer of a stack that names adapters by slot."""
@@ -207,42 +195,35 @@ class Scene:
         return out if adapter is None else self.adapted(x, out, tensor, adapter)
 
     def grouped(self, x: Value, tensor: Tensor, width: int) -> Value:
-        """Run a product with stacked matrices, one for each group of rows; autocast does not know this operation."""
+        """Run a product with stacked matrices, one for each group of rows; autocast does not know this operation.
+
+        An adapter of stacked matrices changes the whole stack before the product, which keeps the changed one.
+        """
         use = self.use(tensor)
-        out = self.graph.linear(x, self.weight(tensor), width)
-        return out if use.adapter is None else self.adapted(x, out, tensor, use.adapter)
+        if use.adapter is None or not use.adapter.folded:
+            out = self.graph.linear(x, self.weight(tensor), width)
+            return out if use.adapter is None else self.adapted(x, out, tensor, use.adapter)
+        graph, rank = self.graph, use.adapter.rank
+        stack = tensor.size // (x.width * width)
+        factors = [Weight(stack * rank * size, use.adapter.element, trained=True) for size in (x.width, width)]
+        changed = graph.new(tensor.size // x.width, x.width, use.element, grad=graph.keeps, kind=FIXED)
+        graph.touch(stack * rank * (x.width + width) * use.element if use.adapter.element != use.element else 0)
+        graph.record((), (changed,), weights=factors)
+        return graph.op([x, changed], width, element=x.element, saves=[x, changed if x.slot else None])
 
     def adapted(self, x: Value, out: Value, tensor: Tensor, adapter: AdapterUse) -> Value:
-        """Add a low-rank update to what a frozen matrix made of `x`."""
-        graph, auto = self.graph, self.numbers.autocast
-        element = out.element
-        inner = graph.cast(x, adapter.element)
-        if adapter.dropout:
-            inner = self.dropout(inner)
-        first = Weight(adapter.rank * inner.width, adapter.element, trained=True)
-        second = Weight(adapter.rank * out.width, adapter.element, trained=True)
-        update = graph.linear(graph.linear(inner, first, adapter.rank, compute=auto), second, out.width, compute=auto)
-        if adapter.magnitude:
-            return graph.cast(self._lengthened(out, update, tensor, adapter), element)
-        update = graph.pointwise(update, keeps="nothing")
-        return graph.cast(graph.add(out, update), element)
+        """Add an adapter to what a frozen matrix made of `x`."""
+        return self._run(x, lambda _: out, out.width, self.use(tensor), adapter)
 
-    def _lengthened(self, out: Value, update: Value, tensor: Tensor, adapter: AdapterUse) -> Value:
-        """Scale rows to their learned lengths (DoRA): the merged matrix is made anew in the adapter's dtype to measure it."""
-        graph = self.graph
-        length = Weight(out.width, adapter.element, trained=True)
-        graph.touch(2 * tensor.size * adapter.element)
-        ratio = Weight(out.width, adapter.element, trained=True)
-        scaled = graph.scale(out, length, product_element=max(out.element, adapter.element))
-        update = graph.pointwise(graph.scale(update, ratio), keeps="nothing")
-        return graph.add(out, graph.add(scaled, update))
+    def _run(self, x: Value, base: Callable[[Value], Value], width: int, use: Use, adapter: AdapterUse) -> Value:
+        return run(site_of(self, base, x.width, width, adapter, stored=use.element, unpacked=use.unpacked), x)
 
     def dropout(self, x: Value) -> Value:
         """Drop numbers out: the kernel keeps one byte each to know which."""
         graph = self.graph
         if x.slot is None:
             return graph.op([x])
-        mask = graph.new(x.rows, x.width, 1, kind=x.storage.kind)
+        mask = graph.new(x.rows, x.width, self.mask_element, kind=x.storage.kind)
         return graph.op([x], saves=[mask])
 
     # -- norms --------------------------------------------------------------------------------------

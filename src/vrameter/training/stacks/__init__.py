@@ -53,6 +53,8 @@ class Stack:
         Whether the loss copies the logits to cut the last position off and keeps them (transformers before 4.45).
     compiles_loss
         Whether what torch.compile takes includes the loss.
+    peft_before_021
+        Whether its peft is older than 0.21, as it is beside a transformers of its time.
     unties
         Whether the output layer is a matrix of its own even where the model ties it to the embedding.
     """
@@ -73,6 +75,7 @@ class Stack:
     fused_steps: bool = False
     shifts_logits: bool = False
     compiles_loss: bool = True
+    peft_before_021: bool = False
 
 
 @lru_cache(maxsize=32)

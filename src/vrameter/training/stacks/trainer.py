@@ -32,6 +32,8 @@ STACKS = {
 
 
 # Versions whose layers copied keys and values to every query head and whose loss copied the logits.
+# The first transformers that came out after peft 0.21.
+PEFT_021 = (5, 16)
 OLD = {"transformers": 4.45, "trl": 0.12, "ms-swift": 3.0, "fsdp_qlora": 9999.0}
 
 
@@ -42,4 +44,6 @@ def stack(name: str, version: str | None = None) -> Stack:
     if match is None or name not in OLD:
         return found
     number = float(f"{match[1]}.{match[2] or 0}")
+    if name == "transformers" and (int(match[1]), int(match[2] or 0)) < PEFT_021:
+        found = replace(found, peft_before_021=True)
     return replace(found, shifts_logits=True, repeats_kv=True) if number < OLD[name] else found

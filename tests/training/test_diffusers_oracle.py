@@ -39,7 +39,6 @@ FLUX = {**HEADS, "in_channels": 16, "joint_attention_dim": 64, "axes_dims_rope":
 FLUX2 = {**FLUX, "axes_dims_rope": (8, 8, 8, 8), "timestep_guidance_channels": 64, "guidance_embeds": False}
 HUNYUAN = {**HEADS, "in_channels": 4, "out_channels": 4, "text_embed_dim": 64, "pooled_projection_dim": 32, "rope_axes_dim": (8, 12, 12),
            "num_refiner_layers": 1, "guidance_embeds": False}  # fmt: skip
-ONES = "ones"
 # name: class, config, the count that varies, the others, list of blocks, tokens of picture, inputs
 CASES: dict[str, tuple[str, dict[str, Any], str, dict[str, int], str, int, Any]] = {
     "flux double": ("FluxTransformer2DModel", {**FLUX, "pooled_projection_dim": 32}, "num_layers", {"num_single_layers": 1},
@@ -136,7 +135,7 @@ def counted(name: str, numbers: str, *, adapted: bool) -> int:
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("ignore")
 def test_saved_bytes(name: str, numbers: str, adapted: bool) -> None:
-    from tests.training.diffusers_oracle import one_more
+    from tests.training.denoisers import one_more
 
     class_name, config, varied, others, _, _, inputs = CASES[name]
     kind = getattr(diffusers, class_name)
@@ -146,7 +145,9 @@ def test_saved_bytes(name: str, numbers: str, adapted: bool) -> None:
 
     dtype, _, autocast = NUMBERS[numbers]
     torch.manual_seed(0)
-    expected = one_more(make, inputs(), dtype=getattr(torch, dtype), autocast=bool(autocast), targets=TARGETS if adapted else [])
+    expected = one_more(
+        make, inputs(), dtype=getattr(torch, dtype), autocast=bool(autocast), targets=TARGETS if adapted else []
+    )
     within = LOOSER.get((name, numbers, adapted), 0.0)
     assert counted(name, numbers, adapted=adapted) == pytest.approx(expected, rel=within, abs=0)
 
@@ -170,7 +171,10 @@ def map_bytes(config: dict[str, Any], numbers: str, *, adapted: bool) -> int:
     from vrameter.training.diffusion.unets import step_cost
 
     _, element, auto = NUMBERS[numbers]
-    values = {"_class_name": "UNet2DConditionModel", **{name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}}
+    values = {
+        "_class_name": "UNet2DConditionModel",
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in config.items()},
+    }
     module = read_pipeline(values).modules[0]
     plan = unet_plan(Config(values, path="config."))
     adapter = AdapterUse(4, 4)
@@ -196,11 +200,15 @@ def map_bytes(config: dict[str, Any], numbers: str, *, adapted: bool) -> int:
 @pytest.mark.filterwarnings("ignore")
 def test_saved_bytes_of_unets(name: str, numbers: str, adapted: bool) -> None:
     """A whole UNet but for what its time step takes, which is the same whatever the size of the picture."""
-    from tests.training.diffusers_oracle import whole
+    from tests.training.denoisers import whole
 
-    dtype, element, autocast = NUMBERS[numbers]
+    dtype, _, autocast = NUMBERS[numbers]
     config = UNETS[name]
-    inputs = {"sample": torch.randn(B, 4, 16, 16), "timestep": torch.tensor([1, 2]), "encoder_hidden_states": torch.randn(B, TEXT, 64)}
+    inputs = {
+        "sample": torch.randn(B, 4, 16, 16),
+        "timestep": torch.tensor([1, 2]),
+        "encoder_hidden_states": torch.randn(B, TEXT, 64),
+    }
     if autocast:
         inputs["encoder_hidden_states"] = inputs["encoder_hidden_states"].bfloat16()
 

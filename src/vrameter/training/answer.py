@@ -62,7 +62,11 @@ def estimate(ask: Ask) -> Answer:
         return diffusion.estimate(ask, ask.architecture)
     if ask.request.engine and canonical(ask.request.engine) in PIPELINES["training"]:
         raise RequestError(
-            tr("engine: %(engine)s trains pipelines, and %(name)s is none.", engine=ask.request.engine, name=ask.architecture.name),
+            tr(
+                "engine: %(engine)s trains pipelines, and %(name)s is none.",
+                engine=ask.request.engine,
+                name=ask.architecture.name,
+            ),
             field="engine",
             hint=tr("Name a pipeline such as FLUX.1-dev, or another engine."),
         )

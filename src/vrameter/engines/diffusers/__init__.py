@@ -111,7 +111,14 @@ class Run:
         )  # fmt: skip
 
     def _encoded(self, shape: Shape) -> int:
-        return max((encode_bytes(each.module, shape, each.plan.compute_bytes) for each in self.modules if each.role == "text_encode"), default=0)
+        return max(
+            (
+                encode_bytes(each.module, shape, each.plan.compute_bytes)
+                for each in self.modules
+                if each.role == "text_encode"
+            ),
+            default=0,
+        )
 
     @cached_property
     def vae(self) -> Loaded | None:

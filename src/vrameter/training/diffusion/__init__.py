@@ -12,6 +12,7 @@ References
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 
@@ -76,20 +77,15 @@ def estimate(ask: Ask, pipeline: Pipeline) -> Answer:
     settings |= {"text_len": run.shape.text_tokens}
     if run.shape.frames > 1:
         settings["num_frames"] = run.shape.frames
-    again = _again(pipeline)
     return Answer(
         ledgers=((ledger, ask.num_devices),),
         settings=settings,
         resolved={"dtype": run.dtype, "quantization": run.asked.plan.quantization},
         report=_report(run, ledger),
-        limits=limits(run, again) if run.settings.advise else {},
-        changes=changes(run, peak.used, again) if run.settings.advise else [],
+        limits=limits(run, partial(estimate, pipeline=pipeline)) if run.settings.advise else {},
+        changes=changes(run, peak.used, partial(estimate, pipeline=pipeline)) if run.settings.advise else [],
         warnings=run.asked.warnings,
     )
-
-
-def _again(pipeline: Pipeline):  # noqa: ANN202
-    return lambda ask: estimate(ask, pipeline)
 
 
 def ledger_of(run: Run) -> Ledger:
@@ -141,13 +137,20 @@ def _standing(run: Run) -> list[Item]:
         items += _line("gradients", buffer, STANDING, "one buffer for good", note=name)
         fresh = static.fresh_gradients
         items += _line("gradients", fresh, ("step",), "of all trained parameters", note=name)
-        items += _line("temporary", static.step, ("step",), "temporaries of the optimizer's step", "modelled", note=name)
+        items += _line(
+            "temporary", static.step, ("step",), "temporaries of the optimizer's step", "modelled", note=name
+        )
     source = "models that score and what else the process keeps, as the request says"
     items += _line("other_models", run.settings.resident_bytes or 0, PHASES, source)
     waiting = run.settings.cached_samples or 0
-    items += _line("cache", encoders.batch_bytes(run, waiting), STANDING, "latents and embedded prompts of samples encoded before")
     items += _line(
-        "temporary", encoders.batch_bytes(run, run.settings.micro_batch), STANDING[2:], "latents and embedded prompts of the batch"
+        "cache", encoders.batch_bytes(run, waiting), STANDING, "latents and embedded prompts of samples encoded before"
+    )
+    items += _line(
+        "temporary",
+        encoders.batch_bytes(run, run.settings.micro_batch),
+        STANDING[2:],
+        "latents and embedded prompts of the batch",
     )
     return items
 
@@ -172,7 +175,8 @@ def _moments(run: Run, pieces: Pieces, found: Course) -> list[Item]:
             gradients = _adapter_gradients(run) if phase == "backward" or pieces.accumulates else 0
         elif pieces.accumulates and not asked.recipe.contiguous_gradients:
             gradients = sum(
-                holding.per_device(asked.recipe.gradient, when=asked.degrees.splits_gradients) for holding in _holdings(run)
+                holding.per_device(asked.recipe.gradient, when=asked.degrees.splits_gradients)
+                for holding in _holdings(run)
             )
         if asked.recipe.contiguous_gradients or asked.settings.offload_gradients:
             gradients = 0
@@ -186,7 +190,13 @@ def _moments(run: Run, pieces: Pieces, found: Course) -> list[Item]:
             )  # fmt: skip
         items += _line("temporary", moment.temporary, (phase,), "alive within one operation or block", "modelled")
         items += _line("communication", moment.gathered, (phase,), "weights put together from shards", "modelled")
-    items += _line("communication", pieces.buckets, ("backward", "step"), "buckets of gradients on their way between devices", "modelled")
+    items += _line(
+        "communication",
+        pieces.buckets,
+        ("backward", "step"),
+        "buckets of gradients on their way between devices",
+        "modelled",
+    )
     return items
 
 

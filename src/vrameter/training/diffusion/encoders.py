@@ -71,7 +71,14 @@ def phases(run: Run, thousandths: int) -> dict[str, int]:
 def prompt_width(run: Run) -> int:
     """Return the numbers of one token of an embedded prompt, as the denoiser is given them. [elements]."""
     cfg = run.module.cfg
-    names = ("joint_attention_dim", "cross_attention_dim", "caption_channels", "text_embed_dim", "text_dim", "cap_feat_dim")
+    names = (
+        "joint_attention_dim",
+        "cross_attention_dim",
+        "caption_channels",
+        "text_embed_dim",
+        "text_dim",
+        "cap_feat_dim",
+    )
     found = [cfg.integer(name, None) for name in names if isinstance(cfg.get(name), int)]
     return max((value for value in found if value), default=0)
 
@@ -81,7 +88,7 @@ def batch_bytes(run: Run, samples: int) -> int:
     frames, rows, columns = run.shape.latent
     cfg = run.module.cfg
     packed = run.module.class_name.startswith(("Flux", "Chroma", "QwenImage"))
-    channels = cfg.integer("in_channels", 4)
+    channels: int = cfg.integer("in_channels", 4)
     latents = frames * rows * columns * channels // (4 if packed else 1)
     return samples * (latents + run.shape.text_tokens * prompt_width(run)) * run.asked.recipe.numbers.compute
 

@@ -414,7 +414,17 @@ def _mochi_heads(bench: Bench, x: Value, name: str) -> Value:
 
 
 __all__ = [
-    "aura_flow", "mochi",
-    "Streams", "cogvideox", "flux2_double", "flux2_single", "flux_double", "flux_single", "hunyuan_double", "hunyuan_refiner",
-    "hunyuan_single", "qwen_image", "sd3",
+    "Streams",
+    "aura_flow",
+    "cogvideox",
+    "flux2_double",
+    "flux2_single",
+    "flux_double",
+    "flux_single",
+    "hunyuan_double",
+    "hunyuan_refiner",
+    "hunyuan_single",
+    "mochi",
+    "qwen_image",
+    "sd3",
 ]  # fmt: skip

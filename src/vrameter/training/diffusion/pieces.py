@@ -140,8 +140,12 @@ class Pieces:
         text = self.samples * self.run.shape.text_tokens * self.width * self.run.element
         fresh = self.fresh(component, component.tensors)
         saved = self.samples * self.run.shape.tokens * self._latent_width * self.run.element
-        cost = Cost(saved, saved, 0, 0, saved + given + text, given + text, saved + given + text + fresh, fresh, given + text)
-        return Piece("embedding", cost, 0, gradients=fresh, gathered=self.gathered(sum(t.size for t in component.tensors)))
+        cost = Cost(
+            saved, saved, 0, 0, saved + given + text, given + text, saved + given + text + fresh, fresh, given + text
+        )
+        return Piece(
+            "embedding", cost, 0, gradients=fresh, gathered=self.gathered(sum(t.size for t in component.tensors))
+        )
 
     @cached_property
     def _latent_width(self) -> int:
@@ -191,17 +195,25 @@ class Pieces:
     def _head(self) -> Piece:
         run, component = self.run, self.run.holding.share.components[0]
         rows, wide = self.samples * run.shape.tokens, self._latent_width
-        last = next((tensor for tensor in component.tensors if tensor.name.startswith("proj_out") and tensor.linear), None)
+        last = next(
+            (tensor for tensor in component.tensors if tensor.name.startswith("proj_out") and tensor.linear), None
+        )
         use = self.use(component)
 
         def program(bench: Bench, x: Value, text: Value | None) -> Streams:
             scale, shift = bench.rows_given(2)
             x = bench.modulated(bench.layer_norm(x), scale, shift)
-            weight = bench.scene.weight(last) if last is not None else Weight(wide * x.width, run.element, trained=self.steered)
+            weight = (
+                bench.scene.weight(last)
+                if last is not None
+                else Weight(wide * x.width, run.element, trained=self.steered)
+            )
             return squared(bench.graph, bench.graph.linear(x, weight, wide, compute=run.auto)), text
 
         def make(graph: Graph) -> Bench:
-            return Bench(graph, self.samples, {}, use, auto=run.auto, element=run.element, inner=self.width, steered=self.steered)
+            return Bench(
+                graph, self.samples, {}, use, auto=run.auto, element=run.element, inner=self.width, steered=self.steered
+            )
 
         cost = block_cost(
             program, make, rows=rows, text_rows=0, width=self.width, element=run.element, accumulates=True, steady=False,
@@ -219,7 +231,17 @@ class Pieces:
         for step in steps(plan):
             named = tensors_of(step, component.tensors)
             shapes = tuple(tensor.shape for tensor in named.values())
-            key = (run.module.class_name, step.kind, step.channels, step.edge, step.heads, shapes, latents, grad, self.signature)
+            key = (
+                run.module.class_name,
+                step.kind,
+                step.channels,
+                step.edge,
+                step.heads,
+                shapes,
+                latents,
+                grad,
+                self.signature,
+            )
 
             def make(step: Step = step, grad: bool = grad) -> Cost:
                 return step_cost(

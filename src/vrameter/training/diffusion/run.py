@@ -104,6 +104,9 @@ def resolve(ask: Ask, pipeline: Pipeline) -> Run:
     _refuse(given, module)
     if given.finetuning not in FULL:
         given = msgspec.structs.replace(given, adapter=_adapter(given.adapter, TARGETS))
+    if given.autocast is None and ask.request.parallelism.zero_stage:
+        # DeepSpeed runs a model in its own numbers; accelerate leaves autocast out.
+        given = msgspec.structs.replace(given, autocast=False)
     settings = msgspec.structs.replace(given, advise=False)
     asked = setup(_alone(ask, module, settings))
     text = _text(ask, pipeline, given) if given.train_text_encoder else None
@@ -180,13 +183,16 @@ def _text(ask: Ask, pipeline: Pipeline, settings: TrainingSettings) -> Setup:
         own = msgspec.structs.replace(settings.adapter or AdapterSettings(), targets=[], trainable_params=None)
         changes["adapter"] = _adapter(own, TEXT_TARGETS)
     alone = _alone(ask, module, msgspec.structs.replace(settings, **changes))
-    return setup(replace(alone, request=msgspec.structs.replace(alone.request, engine="transformers", quantization=None)))
+    return setup(
+        replace(alone, request=msgspec.structs.replace(alone.request, engine="transformers", quantization=None))
+    )
 
 
 def _resident(settings: TrainingSettings, pipeline: Pipeline, module: Module) -> tuple[str, ...]:
     known = [each.name for each in pipeline.modules]
     if settings.resident_components is None:
-        return (module.name,) if settings.precompute else tuple(known)
+        others = [name for name in known if name not in DENOISERS]
+        return (module.name, *(() if settings.precompute else others))
     aliases = {"vqvae": "vae", "unet": module.name, "transformer": module.name}
     found = []
     for name in settings.resident_components:

@@ -34,7 +34,9 @@ def segments(run: Run) -> Iterator[tuple[tuple[str, ...], int]]:
     Leaves out matrices that a quantisation packs, and states that several devices share: their parts are few and large.
     """
     asked = run.asked
-    frozen = sum(excess_bytes(module.architecture, plan.compute_bytes) for module, plan in run.frozen() if not plan.quantization)
+    frozen = sum(
+        excess_bytes(module.architecture, plan.compute_bytes) for module, plan in run.frozen() if not plan.quantization
+    )
     architecture, recipe = asked.architecture, asked.recipe
     own = 0
     if not asked.plan.quantization and not asked.degrees.splits_weights:

@@ -17,7 +17,11 @@ from vrameter.training.simulate import Cost
 def tensors_of(step: Step, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
     """Return a module's tensors by their names within it."""
     if step.kind in ("first", "last"):
-        return {tensor.name: tensor for tensor in tensors if tensor.name.startswith(("conv_in.", "conv_norm_out.", "conv_out."))}
+        return {
+            tensor.name: tensor
+            for tensor in tensors
+            if tensor.name.startswith(("conv_in.", "conv_norm_out.", "conv_out."))
+        }
     start = f"{step.name}."
     found = {tensor.name.removeprefix(start): tensor for tensor in tensors if tensor.name.startswith(start)}
     if step.kind in ("enter", "leave"):

@@ -14,7 +14,9 @@ from vrameter.training.stacks import Stack
 _DEFAULTS = {"optimizer": "adamw_torch", "precision": "bf16-mixed", "attn_implementation": "sdpa", "loss": "mse"}
 STACKS = {
     "diffusers": Stack("diffusers", program="diffusers", defaults=_DEFAULTS),
-    "finetrainers": Stack("finetrainers", program="diffusers", defaults={**_DEFAULTS, "autocast": True}, adapter_dtype=None),
+    "finetrainers": Stack(
+        "finetrainers", program="diffusers", defaults={**_DEFAULTS, "autocast": True}, adapter_dtype=None
+    ),
 }
 
 

@@ -86,7 +86,13 @@ def _cast(value: Any, dtype: Any) -> Any:
 
 
 def whole(
-    make: Callable[[], Any], inputs: dict[str, Any], *, dtype: Any, autocast: bool, targets: list[str], outside: Any = None
+    make: Callable[[], Any],
+    inputs: dict[str, Any],
+    *,
+    dtype: Any,
+    autocast: bool,
+    targets: list[str],
+    outside: Any = None,
 ) -> int:
     """Return what a model keeps; with `targets` only adapters of rank 4 in fp32 are trained.
 

@@ -168,7 +168,7 @@ def map_bytes(config: dict[str, Any], numbers: str, *, adapted: bool) -> int:
     """Return what our programs say that a whole UNet keeps."""
     from vrameter.model.diffusion.unet import unet_plan
     from vrameter.training.diffusion.maps import steps
-    from vrameter.training.diffusion.unets import step_cost
+    from vrameter.training.diffusion.unets import step_cost, tensors_of
 
     _, element, auto = NUMBERS[numbers]
     values = {
@@ -186,7 +186,7 @@ def map_bytes(config: dict[str, Any], numbers: str, *, adapted: bool) -> int:
     total, grad = 0, not adapted
     for step in steps(plan):
         cost = step_cost(
-            step, plan, module.architecture.main.tensors, use, samples=B, latents=16 * 16, auto=auto, element=auto or element,
+            step, plan, tensors_of(step, module.architecture.main.tensors), use, samples=B, latents=16 * 16, auto=auto, element=auto or element,
             steered=not adapted, text=(TEXT, plan.cross, False), input_grad=grad and step.kind != "first",
         )  # fmt: skip
         total += cost.saved

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -31,7 +32,12 @@ from vrameter.training.holdings import Holding
 from vrameter.training.step import Course, course
 from vrameter.units import MIB
 
+if TYPE_CHECKING:
+    from vrameter.model.architecture import Architecture
+    from vrameter.training.answer import Static
+
 PHASES = ("load", "text_encode", "vae_encode", "forward", "loss", "backward", "step", "save")
+ENCODING = ("text_encode", "vae_encode")
 STANDING = PHASES[1:]
 WORKING = ("text_encode", "vae_encode", "forward", "loss", "backward", "step")
 PLACED = ("weights", "adapters", "master_weights", "optimizer_state", "ema", "other_models", "cache")
@@ -95,7 +101,15 @@ def ledger_of(run: Run) -> Ledger:
     items = _standing(run)
     items += _moments(run, pieces, course_)
     items += _around(run, items)
-    return Ledger(PHASES, tuple(each for each in items if each.bytes or each.high))
+    return _without_idle(Ledger(PHASES, tuple(each for each in items if each.bytes or each.high)))
+
+
+def _without_idle(ledger: Ledger) -> Ledger:
+    """Return a ledger without the phases in which nothing is encoded."""
+    busy = {phase for each in ledger.items if each.term == "activations" for phase in each.phases}
+    idle = {phase for phase in ENCODING if phase not in busy}
+    kept = (replace(each, phases=tuple(phase for phase in each.phases if phase not in idle)) for each in ledger.items)
+    return Ledger(tuple(phase for phase in PHASES if phase not in idle), tuple(each for each in kept if each.phases))
 
 
 def _line(
@@ -117,16 +131,38 @@ def _holdings(run: Run) -> list[Holding]:
     return [run.holding, *([run.text_holding] if run.text_holding is not None else [])]
 
 
-def _standing(run: Run) -> list[Item]:
-    """Return what is there between steps: weights, the optimizer's state, copies, what waits encoded."""
+# What stands between steps, kept for the next question about the same module, whose id stays its own.
+_STANDING: dict[tuple[object, ...], tuple[Architecture, Static]] = {}
+
+
+def _static(holding: Holding) -> Static:
+    """Return what a device holds between steps of a module that is trained; how large pictures are plays no part."""
     from vrameter.training.answer import static_of
 
+    asked = holding.setup
+    settings = msgspec.structs.replace(
+        asked.settings, micro_batch=1, image_size=None, num_frames=None, text_len=None, seq_len=None, advise=False
+    )
+    key = (
+        id(asked.architecture), msgspec.json.encode(settings), asked.recipe, asked.rule, asked.degrees, asked.plan.dtype,
+        asked.plan.quantization, asked.stack.name,
+    )  # fmt: skip
+    known = _STANDING.get(key)
+    if known is None:
+        if len(_STANDING) > 256:
+            _STANDING.clear()
+        known = _STANDING[key] = asked.architecture, static_of(holding)
+    return known[1]
+
+
+def _standing(run: Run) -> list[Item]:
+    """Return what is there between steps: weights, the optimizer's state, copies, what waits encoded."""
     items: list[Item] = []
     for module, plan in run.frozen():
         made = plan.item(module.architecture, PHASES)
         items.append(replace(made, note=f"{module.name}; {made.note}" if made.note else module.name))
     for holding in _holdings(run):
-        static = static_of(holding)
+        static = _static(holding)
         name = run.module.name if holding is run.holding else "text_encoder"
         items += _line("weights", static.weights, PHASES, "shapes of the module and how each is stored", note=name)
         items += _line("adapters", static.adapters, PHASES, "peft: low-rank matrices beside frozen ones", note=name)
@@ -202,9 +238,7 @@ def _moments(run: Run, pieces: Pieces, found: Course) -> list[Item]:
 
 def _adapter_gradients(run: Run) -> int:
     """Return the gradients of all adapters. [bytes]."""
-    from vrameter.training.answer import static_of
-
-    return sum(static_of(holding).fresh_gradients for holding in _holdings(run))
+    return sum(_static(holding).fresh_gradients for holding in _holdings(run))
 
 
 def _around(run: Run, alive: list[Item]) -> list[Item]:
@@ -270,10 +304,10 @@ def _report(run: Run, ledger: Ledger) -> dict[str, int]:
         "weights_bytes": sum(each.bytes for each in ledger.items if each.term in ("weights", "adapters")),
         "steady_bytes": steady,
         "peak_allocated_bytes": peak.allocated,
-        "peak_reserved_bytes": max(ledger.at(phase, held=("tensors", "allocator")) for phase in PHASES),
+        "peak_reserved_bytes": max(ledger.at(phase, held=("tensors", "allocator")) for phase in ledger.phases),
         "peak_used_bytes": peak.used,
     }
-    for phase in PHASES:
+    for phase in ledger.phases:
         report[f"{phase}_bytes"] = ledger.at(phase, held=("tensors",))
     return report
 

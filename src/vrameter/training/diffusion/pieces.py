@@ -11,13 +11,11 @@ import msgspec
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
 from vrameter.model.architecture import Component, Layer, Tensor
-from vrameter.model.diffusion.unet import unet_plan
 from vrameter.training.diffusion.bench import Bench
 from vrameter.training.diffusion.blocks import Kind, bench_maker, block_cost, kind_of
 from vrameter.training.diffusion.joint import Streams
-from vrameter.training.diffusion.maps import Step, steps
 from vrameter.training.diffusion.run import Run
-from vrameter.training.diffusion.unets import step_cost, tensors_of
+from vrameter.training.diffusion.unets import Placed, layout, step_cost
 from vrameter.training.graph import Graph, Value, Weight
 from vrameter.training.programs.scene import Use
 from vrameter.training.simulate import Cost
@@ -102,6 +100,8 @@ class Pieces:
         """Return the gradients that a piece leaves, where they are made anew in each backward pass. [bytes]."""
         settings = self.run.settings
         if self.accumulates or settings.offload_gradients or settings.optimizer_in_backward:
+            return 0
+        if not self.run.asked.full and not self.run.holding.trained_norms:
             return 0
         holding = self.run.holding
         trained = sum(tensor.size for tensor in tensors if holding.trained(component, tensor))
@@ -223,31 +223,21 @@ class Pieces:
     def _maps(self) -> list[Piece]:
         """Return the pieces of a UNet."""
         run = self.run
-        plan, component = unet_plan(run.module.cfg), run.holding.share.components[0]
+        component = run.holding.share.components[0]
+        plan, modules = layout(component, run.module.cfg)
         use, shape = self.use(component), run.shape
         latents = shape.latent[1] * shape.latent[2]
         found: list[Piece] = []
         grad = self.steered or run.text is not None
-        for step in steps(plan):
-            named = tensors_of(step, component.tensors)
-            shapes = tuple(tensor.shape for tensor in named.values())
-            key = (
-                run.module.class_name,
-                step.kind,
-                step.channels,
-                step.edge,
-                step.heads,
-                shapes,
-                latents,
-                grad,
-                self.signature,
-            )
+        for module in modules:
+            step, named = module.step, module.named
+            key = (id(component), step.kind, step.channels, step.edge, step.heads, module.shapes, latents, grad, self.signature)
 
-            def make(step: Step = step, grad: bool = grad) -> Cost:
+            def make(module: Placed = module, grad: bool = grad) -> Cost:
                 return step_cost(
-                    step, plan, component.tensors, use, samples=self.samples, latents=latents, auto=run.auto, element=run.element,
-                    steered=self.steered, text=(shape.text_tokens, plan.cross, run.text is not None),
-                    input_grad=(grad and step.kind != "first") or (self.recomputed and step.recomputed),
+                    module.step, plan, module.named, use, samples=self.samples, latents=latents, auto=run.auto,
+                    element=run.element, steered=self.steered, text=(shape.text_tokens, plan.cross, run.text is not None),
+                    input_grad=(grad and module.step.kind != "first") or (self.recomputed and module.step.recomputed),
                     accumulates=self.accumulates,
                 )  # fmt: skip
 

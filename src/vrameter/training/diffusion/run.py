@@ -109,7 +109,7 @@ def resolve(ask: Ask, pipeline: Pipeline) -> Run:
         given = msgspec.structs.replace(given, autocast=False)
     settings = msgspec.structs.replace(given, advise=False)
     asked = setup(_alone(ask, module, settings))
-    text = _text(ask, pipeline, given) if given.train_text_encoder else None
+    text = _text(ask, pipeline, asked.settings) if given.train_text_encoder else None
     return Run(
         ask, pipeline, msgspec.structs.replace(asked.settings, advise=given.advise), module, asked, text,
         _resident(given, pipeline, module), _shape(pipeline, given, module),

@@ -3,15 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from vrameter.model.architecture import Tensor
-from vrameter.model.diffusion.unet import UNetPlan
+from vrameter.model.architecture import Component, Tensor
+from vrameter.model.config import Config
+from vrameter.model.diffusion.unet import UNetPlan, unet_plan
 from vrameter.training.diffusion.bench import Bench
 from vrameter.training.diffusion.blocks import block_cost
-from vrameter.training.diffusion.maps import PROGRAMS, Step
+from vrameter.training.diffusion.maps import PROGRAMS, Step, steps
 from vrameter.training.graph import Graph
 from vrameter.training.programs.scene import Use
 from vrameter.training.simulate import Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A module of a UNet with its tensors, by their names within it.
+
+    Parameters
+    ----------
+    shapes
+        Their names and shapes: modules with the same cost the same.
+    """
+
+    step: Step
+    named: dict[str, Tensor]
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+# Layouts kept so that their components' ids stay their own.
+_LAYOUTS: dict[int, tuple[Component, UNetPlan, tuple[Placed, ...]]] = {}
+
+
+def layout(component: Component, cfg: Config) -> tuple[UNetPlan, tuple[Placed, ...]]:
+    """Return the shape of a UNet and its modules in the order in which they run."""
+    known = _LAYOUTS.get(id(component))
+    if known is None:
+        plan = unet_plan(cfg)
+        placed = []
+        for step in steps(plan):
+            named = tensors_of(step, component.tensors)
+            placed.append(Placed(step, named, tuple((name, tensor.shape) for name, tensor in named.items())))
+        if len(_LAYOUTS) > 64:
+            _LAYOUTS.clear()
+        known = _LAYOUTS[id(component)] = component, plan, tuple(placed)
+    return known[1], known[2]
 
 
 def tensors_of(step: Step, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -33,7 +69,7 @@ def tensors_of(step: Step, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
 def step_cost(
     step: Step,
     plan: UNetPlan,
-    tensors: Sequence[Tensor],
+    named: dict[str, Tensor],
     use: Callable[[Tensor], Use],
     *,
     samples: int,
@@ -54,7 +90,6 @@ def step_cost(
     text
         Tokens and width of the text that one picture looks at, and whether it requires a gradient.
     """
-    named = tensors_of(step, tensors)
     traits = frozenset() if plan.linear_projection else frozenset({"convolved"})
 
     def make(graph: Graph) -> Bench:
@@ -70,4 +105,4 @@ def step_cost(
     )  # fmt: skip
 
 
-__all__ = ["step_cost", "tensors_of"]
+__all__ = ["Placed", "layout", "step_cost", "tensors_of"]

@@ -308,7 +308,7 @@ class Graph:
                     weight.cast = cast
         element = compute or (x.element if weight.unpacked else max(x.element, weight.element))
         keep_weight = cast if x.slot is not None else None
-        kept = self.op([x], element=weight.keeps_input) if weight.keeps_input else x
+        kept = self.cast(x, weight.keeps_input) if weight.keeps_input else x
         out = self.op(
             [x], width, element=element, saves=[kept] if weight.slot is not None or weight.keeps_input else (),
             work=weight.unpacked + (cast.bytes if cast and weight.slot is not None else 0),

@@ -52,7 +52,6 @@ NOTES = {
     "litgpt-ft-falcon7b-alpaca-full": (
         "what is missing grows with the square of the length, as scores of 71 heads in 16 bits do: attention was not fused"
     ),
-    "swiftbm-len-full-qwen-1_8b-chat-8192": "batches of changing length up to 8192 leave more slack than is typical",
     "peft-math-prompt_tuning--llama-3.2-3B-default": PROMPT,
     "peft-math-prompt_tuning--llama-3.2-3B-lr_0.001": PROMPT,
     "peft-math-osf--llama-3.2-3B-rank128": WHOLE,

@@ -345,11 +345,18 @@ def _communicators(asked: Setup) -> list[Item]:
 def _slack(asked: Setup, alive: list[Item], outside: int) -> Item:
     """Return what the allocator holds beyond live tensors."""
     settings, degrees = asked.settings, asked.degrees
-    flat = degrees.fsdp in ("full_shard", "fsdp1", "shard_grad_op", "hybrid_shard") or asked.stack.name == "fsdp_qlora"
+    sharded = degrees.fsdp in ("full_shard", "fsdp1", "shard_grad_op", "hybrid_shard")
     fixed = settings.packing or settings.finetuning == "pretrain" or asked.stack.program != "transformers"
-    kind = "flat" if flat else "variable" if not fixed else "sharded" if degrees.splits_weights else "fixed"
     if asked.stack.hoards:
         return hoarded(alive, asked.ask.device, outside, phases=PHASES[1:], working=WORKING)
+    if sharded or (asked.stack.name == "fsdp_qlora" and degrees.fsdp):
+        kind = "flat"
+    elif fixed and degrees.splits_weights:
+        kind = "sharded"
+    elif settings.recompute == "full":
+        kind = "checkpointed"
+    else:
+        kind = "fixed" if fixed else "variable"
     bounds = constants().slack[kind]
     moving = max(
         sum(each.bytes for each in alive if phase in each.phases and each.term not in PLACED) for phase in WORKING

@@ -44,6 +44,8 @@ class Stack:
         Whether "all-linear" means the experts' matrices as well.
     packed_keeps_input
         Size of the numbers in which products with 4-bit matrices keep their inputs; 0: they keep none. [bytes]
+    unpacks
+        Copies of a 4-bit matrix that stand while it is unpacked: two where its own numbers are not those that are computed with.
     packs_head
         Whether a quantisation on loading takes the output layer as well.
     repeats_kv
@@ -90,6 +92,7 @@ class Stack:
     gradients: str = "fresh"
     adapts_experts: bool = False
     packed_keeps_input: int = 0
+    unpacks: int = 1
     packs_head: bool = False
     unties: bool = False
     holds_back: tuple[str, ...] = ()

@@ -46,14 +46,6 @@ def test_a_compiled_loss_makes_the_gradient_of_its_logits_beside_them() -> None:
     assert moving == pytest.approx(kept + 2 * LOGITS + 128256 * 4096 * 2, rel=0.01)
 
 
-@pytest.mark.parametrize(("implementation", "saves"), [("native", 0), ("te", 4 * 4096 * 50304)])
-def test_the_softmax_of_a_fused_loss_of_megatron(implementation: str, saves: int) -> None:
-    """Its own keeps an fp32 softmax as the plain loss does; Transformer Engine's writes over the logits."""
-    fused = megatron(cross_entropy_loss_fusion=True, cross_entropy_fusion_impl=implementation)
-    plain = run(megatron(), recompute="none")["loss_bytes"]
-    assert plain - run(fused, loss="fused")["loss_bytes"] == pytest.approx(saves, abs=64)
-
-
 # -- Megatron --------------------------------------------------------------------------------------------
 
 

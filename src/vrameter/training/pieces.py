@@ -182,7 +182,7 @@ class Pieces:
         args = self.setup.megatron
         if args is None or not args.flag("fine-grained-activation-offloading"):
             return frozenset()
-        return frozenset(args.text("offload-modules").strip("[]").split())
+        return frozenset(args.words("offload-modules"))
 
     @cached_property
     def ranks(self) -> int:

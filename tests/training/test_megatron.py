@@ -239,3 +239,11 @@ def test_a_buffer_that_is_no_size_is_refused(value: object) -> None:
 @pytest.mark.parametrize("written", ["[core_attn attn_proj]", "core_attn attn_proj", ["core_attn", "attn_proj"]])
 def test_parts_are_read_however_they_are_written(written: object) -> None:
     assert Arguments({"offload-modules": written}).words("offload-modules") == ["core_attn", "attn_proj"]
+
+
+def test_fused_gradient_accumulation_keeps_an_empty_gradient_of_each_shape() -> None:
+    """Four matrices of a layer and the output layer, however many layers there are."""
+    shapes = 3 * WIDTH**2 + WIDTH**2 + 4 * WIDTH**2 + 4 * WIDTH**2 + VOCAB * WIDTH
+    for layers in (2, 4):
+        args = {**DENSE, "num-layers": layers}
+        assert steady(args) - steady({**args, "no-gradient-accumulation-fusion": True}) == shapes * 2

@@ -52,6 +52,7 @@ class Static:
     ema: int = 0
     pipeline: int = 0
     shared: int = 0
+    placeholders: int = 0
     others: int = 0
     generator: int = 0
     outputs: int = 0
@@ -87,7 +88,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     static = static_of(holding)
     pieces = Pieces(holding, stage.chunks)
     static = replace(
-        static, pipeline=_pipeline_buffers(asked, stage, pieces), shared=_shared_buffer(asked, stage, pieces), outputs=_outputs(asked, pieces),
+        static, pipeline=_pipeline_buffers(asked, stage, pieces), shared=_shared_buffer(asked, stage, pieces), placeholders=_placeholders(asked, stage, pieces), outputs=_outputs(asked, pieces),
         others=companions(asked, static), generator=generator(asked),
     )  # fmt: skip
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
@@ -114,6 +115,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
         + space
         + static.pipeline
         + static.shared
+        + static.placeholders
         + static.others
         + static.generator
         + static.outputs
@@ -168,6 +170,26 @@ def _shared_buffer(asked: Setup, stage: Stage, pieces: Pieces) -> int:
                     )
                     uses.append(rows_of_scores * pieces.length(component) * element)
     return max(uses)
+
+
+def _placeholders(asked: Setup, stage: Stage, pieces: Pieces) -> int:
+    """Return the empty gradients that autograd is handed where Megatron's kernels add to the buffer of gradients. [bytes].
+
+    One for each shape of a matrix, kept for good (Transformer Engine, ``module/base.py``: ``get_dummy_wgrad``).
+    """
+    args = asked.megatron
+    fused = args is None or not args.flag("no-gradient-accumulation-fusion")
+    if asked.stack.program != "megatron" or not fused or not asked.full or asked.degrees.fsdp:
+        return 0
+    shapes = set()
+    for component, _, tensor, _ in pieces.holding.tensors():
+        matrix = len(tensor.shape) > 1 and tensor.linear and tensor.role not in ("embedding", "router")
+        if matrix and pieces.holding.trained(component, tensor):
+            shapes.add(tensor.shape[-2:])
+    head = pieces.head_tensor(stage.share.main) if stage.last else None
+    if head is not None:
+        shapes.add(head.shape[-2:])
+    return sum(rows * columns for rows, columns in shapes) * asked.recipe.numbers.compute
 
 
 def _outputs(asked: Setup, pieces: Pieces) -> int:
@@ -360,6 +382,13 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     line("ema", static.ema, PHASES[1:], "averaged copy of the weights in fp32")
     line("gradients", static.gradients, PHASES[1:], "one buffer for good")
     line("fragmentation", holding.uncut, PHASES[1:], "PyTorch cuts no remainder of 1 MiB or less off a tensor's block")
+    line(
+        "temporary",
+        static.placeholders,
+        PHASES[1:],
+        "empty gradients handed to autograd where kernels add to the buffer",
+        basis="modelled",
+    )
     line("communication", static.shared, PHASES[1:], "a buffer that modules share and keep", basis="modelled")
     line(
         "logits",

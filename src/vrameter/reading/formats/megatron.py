@@ -82,6 +82,7 @@ SHAPE = [
     "decoder_first_pipeline_num_layers",
     "decoder_last_pipeline_num_layers",
     "moe_grouped_gemm",
+    "no_gradient_accumulation_fusion",
     "moe_token_dispatcher_type",
     "moe_expert_capacity_factor",
     "moe_router_dtype",

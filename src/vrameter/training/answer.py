@@ -186,9 +186,9 @@ def _placeholders(asked: Setup, stage: Stage, pieces: Pieces) -> int:
         matrix = len(tensor.shape) > 1 and tensor.linear and tensor.role not in ("embedding", "router")
         if matrix and pieces.holding.trained(component, tensor):
             shapes.add(tensor.shape[-2:])
-    head = pieces.head_tensor(stage.share.main) if stage.last else None
-    if head is not None:
-        shapes.add(head.shape[-2:])
+    if stage.last:
+        heads = (pieces.head_tensor(component) for component in stage.share.loaded)
+        shapes |= {head.shape[-2:] for head in heads if head is not None}
     return sum(rows * columns for rows, columns in shapes) * asked.recipe.numbers.compute
 
 

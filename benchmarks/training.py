@@ -41,9 +41,6 @@ NOTES = {
     "mcore-hybrid-hybrid_flextron_nightly_tp2_pp1_ep2_dgx_h100_1N8G": (
         "an elastic model: its masks and the routers that choose its size are not modelled"
     ),
-    "mcore-mixtral-deepseekv3_proxy_flex_tp1pp4emp16etp1cp1_release": (
-        "two runs of this configuration differ by 11 %: how unevenly the router loads its experts"
-    ),
     "mcore-mimo-mimo_vlm_pretrain_convergence_tp1_pp1_cp1_dp8_seq_packing": FROZEN,
     "mcore-mimo-mimo_vlm_pretrain_convergence_tp1_pp1_cp2_dp8": FROZEN,
     "mcore-moe-deepseek_proxy_fsdp_ep2_fsdp2_ep_overlap": "open: shards of experts between steps under Megatron's FSDP",

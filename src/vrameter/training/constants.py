@@ -28,7 +28,9 @@ class Constants(msgspec.Struct, frozen=True):
     modelled: Slack
     routing: Slack
     fill: Slack
+    samples: Slack
     nccl: Slack
+    context: Slack
 
 
 @lru_cache(maxsize=1)

@@ -101,9 +101,12 @@ class Weight:
     keeps_input
         Size of the numbers in which a product with it keeps a copy of its input though the matrix is frozen; 0: it keeps
         none. [bytes]
+    unpacking
+        Bytes that unpacking takes on the way, where a plain product with the unpacked matrix keeps it for the backward
+        pass; 0 where it is unpacked again there. [bytes]
     """
 
-    __slots__ = ("cast", "element", "grad_element", "keeps_input", "size", "slot", "unpacked")
+    __slots__ = ("cast", "element", "grad_element", "keeps_input", "size", "slot", "unpacked", "unpacking")
 
     def __init__(
         self,
@@ -114,8 +117,10 @@ class Weight:
         grad_element: int = 0,
         unpacked: int = 0,
         keeps_input: int = 0,
+        unpacking: int = 0,
     ) -> None:
         self.size, self.element, self.unpacked, self.keeps_input = size, element, unpacked, keeps_input
+        self.unpacking = unpacking
         self.grad_element = grad_element or element
         self.slot = Slot(size * self.grad_element, parameter=True) if trained else None
         self.cast: Storage | None = None
@@ -361,10 +366,14 @@ class Graph:
         element = compute or (x.element if weight.unpacked else max(x.element, weight.element))
         keep_weight = cast if x.slot is not None else None
         kept = self.op([x], element=weight.keeps_input) if weight.keeps_input else x
+        again = weight.unpacked
+        if weight.unpacking and x.slot is not None and self.keeps:
+            self.touch(weight.unpacking)
+            keep_weight, again = Storage(self, weight.unpacked, FIXED), 0
         out = self.op(
             [x], width, element=element, saves=[kept] if weight.slot is not None or weight.keeps_input else (),
-            work=weight.unpacked + (cast.bytes if cast and weight.slot is not None else 0),
-            scratch=weight.unpacked, weights=[weight], kind=TOKENS,
+            work=again + (cast.bytes if cast and weight.slot is not None else 0),
+            scratch=again, weights=[weight], kind=TOKENS,
         )  # fmt: skip
         if out.slot is not None and keep_weight is not None:
             self.nodes[-1].saved.append(keep_weight)

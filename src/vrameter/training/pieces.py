@@ -21,6 +21,7 @@ from vrameter.training.holdings import Holding
 from vrameter.training.programs.litgpt import FIRST_ADAPTED_LAYER
 from vrameter.training.programs.scene import Kernels, Scene, Traits, Use, norms_of
 from vrameter.training.setup import TRAINED, Setup
+from vrameter.training.sight import tower_pieces
 from vrameter.training.simulate import Cost, cost
 from vrameter.training.step import Piece, joined
 from vrameter.units import ceil_div
@@ -192,8 +193,11 @@ class Pieces:
 
     @cached_property
     def sequences(self) -> int:
-        """Sequences that one sample makes: a chosen and a rejected answer are two."""
-        return 2 if self.setup.settings.objective in ("dpo", "ipo", "orpo", "simpo", "cpo", "kto") else 1
+        """Sequences that one sample makes: a chosen and a rejected answer are two, of which a pack holds both."""
+        settings = self.setup.settings
+        if settings.objective == "reranker":
+            return self.setup.stack.documents
+        return 2 if settings.objective in ("dpo", "ipo", "orpo", "simpo", "cpo") and not settings.packing else 1
 
     @cached_property
     def tokens(self) -> int:
@@ -205,7 +209,7 @@ class Pieces:
     @cached_property
     def all(self) -> tuple[Piece, ...]:
         """The pieces of one forward pass, in order."""
-        found: list[Piece] = []
+        found = tower_pieces(self) if self.seen else []
         bodies = [
             component
             for component in self.holding.share.loaded
@@ -225,6 +229,12 @@ class Pieces:
                     found.append(head)
             found.append(replace(head, extra_saved=self.deferred))
         return tuple(found)
+
+    @cached_property
+    def seen(self) -> bool:
+        """Whether the settings say what a sample shows."""
+        settings = self.setup.settings
+        return settings.image_size is not None or settings.video is not None
 
     @cached_property
     def deferred(self) -> int:
@@ -361,7 +371,8 @@ class Pieces:
         return (
             setup.recipe, setup.degrees, setup.plan.quantization, setup.plan.dtype, setup.frozen, setup.settings.finetuning,
             setup.settings.micro_batch, self.sequences, adapter, setup.stack.program, setup.stack.packed_keeps_input,
-            setup.settings.precision, self.checkpoints, self.offloads, self.routing,
+            setup.settings.precision, self.checkpoints, self.offloads, self.routing, setup.samples_layers,
+            setup.stack.adapter_dtype, setup.stack.adapts_experts,
         )  # fmt: skip
 
     def _kept_products(self, layer: Layer, width: int) -> int:
@@ -442,8 +453,8 @@ class Pieces:
     def buckets(self) -> int:
         """Copies of gradients on their way between devices. [bytes].
 
-        Data parallelism copies all of them to buckets once; ZeRO reduces a bucket of `h * h` numbers at a time and
-        keeps a second one filling; FSDP reduces one layer's at a time, in fp32 where parameters are.
+        Data parallelism copies all of them to buckets once; ZeRO reduces a bucket of `h * h` numbers (or of what a stack's
+        own configuration says, whatever is trained) at a time and keeps a second one filling; FSDP reduces one layer's at a time, in fp32 where parameters are.
         """
         setup, degrees = self.setup, self.setup.degrees
         if degrees.data * degrees.context == 1 or setup.stack.program == "megatron":
@@ -452,11 +463,20 @@ class Pieces:
         trained += self.holding.adapter_parameters * setup.recipe.weight
         if degrees.zero:
             width = setup.architecture.main.hidden_size
+            if degrees.zero < 3 and setup.stack.zero_bucket:
+                return setup.stack.zero_bucket * setup.recipe.gradient
             return min(2 * trained, 2 * width * width * setup.recipe.gradient)
         if degrees.fsdp:
             layers = max((piece.gathered for piece in self.all if piece.name == "layer"), default=0)
             return layers // setup.recipe.numbers.compute * (setup.recipe.numbers.compute + 4) if setup.full else 0
         return trained
+
+    @cached_property
+    def broadcast(self) -> int:
+        """What the first broadcast of DistributedDataParallel copies: all parameters, frozen ones included. [bytes]."""
+        setup, degrees = self.setup, self.setup.degrees
+        plain = setup.stack.program == "transformers" and not degrees.zero and degrees.fsdp is None
+        return self.holding.weight_bytes if plain and degrees.data > 1 else 0
 
     def gathered(self, num_params: int) -> int:
         """Return what weights take while they are put together from shards. [bytes]."""
@@ -505,7 +525,8 @@ class Pieces:
         setup = self.setup
         kind, asked = setup.stack.loss, setup.settings.loss or "full"
         if kind == "megatron":
-            te = setup.megatron is not None and setup.megatron.text("cross-entropy-fusion-impl") == "te"
+            args = setup.megatron
+            te = args.text("cross-entropy-fusion-impl") == "te" if args else setup.stack.name == "megatron-bridge"
             fused = asked == "fused" or setup.settings.cross_entropy_loss_fusion
             losses.parallel(scene, x, head, vocab, compiled=fused and not te)
             return None
@@ -514,6 +535,9 @@ class Pieces:
             return None
         if kind == "fabric":
             return losses.fabric(scene, x, head, vocab, setup.settings.loss_chunk_tokens or 0)
+        if asked == "chunked" and setup.stack.loss_pieces:
+            losses.in_pieces(scene, x, head, vocab, setup.stack.loss_pieces, compiled=setup.settings.compile)
+            return None
         if asked == "chunked":
             losses.chunked(scene, x, head, vocab, setup.settings.loss_chunk_tokens or -(-x.rows // 8),
                            compiled=setup.settings.compile)  # fmt: skip
@@ -521,7 +545,11 @@ class Pieces:
         if setup.settings.compile and setup.stack.compiles_loss:
             losses.chunked(scene, x, head, vocab, x.rows, compiled=True)
             return None
-        return losses.full(scene, x, head, vocab, shifts=setup.stack.shifts_logits)
+        # transformers' Trainer runs half precision under autocast; DeepSpeed does not.
+        mixed = setup.settings.autocast is not False and not setup.degrees.zero
+        return losses.full(
+            scene, x, head, vocab, shifts=setup.stack.shifts_logits, holds=setup.stack.holds_output, mixed=mixed
+        )
 
 
 def _final_norms(body: Component) -> list[tuple[Tensor, ...]]:

@@ -11,7 +11,7 @@ import msgspec
 from vrameter.engines import Ask
 from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
-from vrameter.memory.optimizer import Optimizer, optimizer
+from vrameter.memory.optimizer import Optimizer, optimizer, options
 from vrameter.memory.weights import WeightPlan, weight_plan
 from vrameter.model.architecture import Architecture, Attention, Component, FeedForward, LatentAttention
 from vrameter.model.dtypes import dtype as dtype_named
@@ -25,6 +25,8 @@ from vrameter.training.recipes import SIZES, Recipe, eager_recipe
 from vrameter.training.stacks import Stack, stack
 
 DEFAULT_LENGTH = 2048
+# An optimizer that trains a few layers at a time (R. Pan et al., "LISA", 2024, arXiv:2403.17919).
+LISA = "lisa_adamw"
 # Formats that can be trained on with adapters: their matrices can be unpacked for a product.
 TRAINABLE_FORMATS = (
     "bnb",
@@ -42,6 +44,11 @@ TRAINABLE_FORMATS = (
     "int8",
     "w8a8",
 )
+# Formats of a checkpoint that adapters are not trained on: its matrices are unpacked on loading (transformers 5.23,
+# ``quantizers/quantizer_mxfp4.py``: ``is_trainable``).
+UNTRAINABLE = ("mxfp4",)
+# Objectives whose classes have a score in place of the output layer (``AutoModelForSequenceClassification``).
+SCORED = ("sequence-classification", "reward")
 FROZEN_NAMES = {
     "vit": ("vision", "audio"), "vision": ("vision",), "aligner": ("projector",), "projector": ("projector",), "audio": ("audio",),
     "llm": ("decoder", "head"), "encoder": ("encoder",),
@@ -100,7 +107,10 @@ class Degrees:
 # known and not modelled.
 MODULES = ("core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts")
 OTHER_MODULES = ("gdn_norm_out", "gdp_in_proj", "gdp_qkv", "mhc")
+# FSDP's ways that shard weights, all its ways, and names for none of them.
 _WHOLE = ("full_shard", "fsdp", "fsdp1", "fsdp2", "optim_grads_params", "hybrid_shard", "hsdp", "full")
+FSDP = (*_WHOLE, "shard_grad_op")
+UNSHARDED = ("no_shard", "ddp", "none")
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,11 @@ class Setup:
         """Megatron's own arguments, where the model was given by them."""
         model = self.ask.request.model
         return Arguments(model["megatron_args"]) if isinstance(model, dict) and "megatron_args" in model else None
+
+    @property
+    def samples_layers(self) -> bool:
+        """Whether a few layers at a time are trained, beside embeddings and head (LISA)."""
+        return self.rule.name == LISA and self.settings.finetuning == "full"
 
     @property
     def full(self) -> bool:
@@ -169,14 +184,19 @@ def setup(ask: Ask) -> Setup:
     settings, assumed = _with_defaults(given, found)
     settings = _micro_batch(_with_arguments(settings, ask), found, ask)
     architecture = untied(ask.architecture) if found.unties else ask.architecture
+    if settings.objective in SCORED:
+        architecture = headless(architecture)
     if settings.finetuning == "freeze":
         architecture = last_layers(architecture, settings.num_trainable_layers or 2)
+    rule = optimizer(settings.optimizer)
+    if rule.name == LISA and settings.finetuning == "full":
+        architecture = last_layers(architecture, active_layers(settings))
     tunes = settings.finetuning in ("lora", "dora", "peft")
     plan = ask.weight_plan()
-    if plan.from_config and not tunes:
+    unpacks = (plan.quantization or "").startswith(UNTRAINABLE)
+    if plan.from_config and (not tunes or unpacks):
         plan = weight_plan(architecture, dtype=ask.request.dtype, quantization="none")
     degrees = _degrees(ask, found)
-    rule = optimizer(settings.optimizer)
     if found.fused_steps and rule.name == "adamw_torch":
         rule = replace(rule, step="fused", temporaries=0)
     warnings = list(plan.warnings)
@@ -205,7 +225,33 @@ def setup(ask: Ask) -> Setup:
     )
 
 
+@lru_cache(maxsize=64)
+def headless(architecture: Architecture) -> Architecture:
+    """Return a model whose output layer is a score of one row instead of a vocabulary."""
+    return replace(
+        architecture, components=tuple(each for each in architecture.components if each.kind not in ("head", "mtp"))
+    )
+
+
 TRAINED = "trained"
+
+
+def active_layers(settings: TrainingSettings) -> int:
+    """Return how many layers LISA trains at a time [layers].
+
+    Raises
+    ------
+    RequestError
+        Where it is no count.
+    """
+    given = options(settings.optimizer_args).get("lisa_activated_layers", "2")
+    if not given.isdigit() or not int(given):
+        raise RequestError(
+            tr("settings.optimizer_args: lisa_activated_layers '%(value)s' is no count of layers.", value=given),
+            field="settings.optimizer_args",
+            hint=tr("Give %(expected)s.", expected="lisa_activated_layers=2"),
+        )
+    return int(given)
 
 
 @lru_cache(maxsize=64)
@@ -325,7 +371,7 @@ def _degrees(ask: Ask, found: Stack) -> Degrees:
     args = Arguments(model["megatron_args"] if isinstance(model, dict) and "megatron_args" in model else {})
     return Degrees(
         asked.tensor, asked.pipeline, data, asked.context, asked.expert, expert_tensor, asked.virtual_pipeline,
-        asked.sequence, zero, None if fsdp in ("no_shard", "ddp", "none") else fsdp, asked.offload,
+        asked.sequence, zero, None if fsdp in UNSHARDED else fsdp, asked.offload,
         max(1, args.number("num-distributed-optimizer-instances", 1)),
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ References
 .. [3] bitsandbytes 0.50, ``autograd/_functions.py``: a 4-bit matrix is unpacked for each product, forward and backward.
 .. [4] Liger-Kernel 0.8, ``ops``: what the fused norms, rotations and activations keep.
 .. [5] PyTorch 2.13, ``distributed/tensor/experimental/_context_parallel/_attention.py``: all-gather of keys and values.
+.. [6] AutoGPTQ 0.7, ``nn_modules/qlinear/qlinear_cuda_old.py``: ``torch.matmul`` with a matrix made by shifts of int32.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ class Use:
     keeps_input
         Size of the numbers in which a product keeps a copy of its input instead of the input: of a frozen matrix all the same
         (bitsandbytes before 0.43), in float8 (Transformer Engine); 0: none. [bytes]
+    unpacking
+        Bytes that unpacking takes on the way, where autograd keeps the unpacked matrix (AutoGPTQ [6]_); 0: it is unpacked
+        again. [bytes]
     """
 
     element: int
@@ -66,6 +70,7 @@ class Use:
     grad_element: int = 0
     unpacked: int = 0
     keeps_input: int = 0
+    unpacking: int = 0
     adapter: AdapterUse | None = None
 
 
@@ -131,6 +136,7 @@ class Traits:
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0
     router: str = "softmax"
+    widens_logits: bool = True
 
 
 @dataclass
@@ -225,7 +231,7 @@ class Scene:
         use = self.use(tensor)
         return Weight(
             tensor.size, use.element, trained=use.trained, grad_element=use.grad_element, unpacked=use.unpacked,
-            keeps_input=use.keeps_input,
+            keeps_input=use.keeps_input, unpacking=use.unpacking,
         )  # fmt: skip
 
     def linear(self, x: Value, tensor: Tensor | None, *, outputs: int = 0, fan: int = 1) -> Value:

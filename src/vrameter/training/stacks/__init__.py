@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
@@ -10,7 +11,7 @@ from typing import Any
 from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
 from vrameter.settings import canonical
-from vrameter.spec import TRAINING_ENGINES
+from vrameter.spec import INFERENCE_ENGINES, TRAINING_ENGINES
 
 # stack -> module here
 MODULES = {
@@ -49,7 +50,19 @@ class Stack:
     fused_steps
         Whether AdamW takes its fused form unless told otherwise.
     shifts_logits
-        Whether the loss copies the logits to cut the last position off and keeps them (transformers before 4.45).
+        Whether the loss copies the logits to cut the last position off (transformers before 4.45).
+    holds_output
+        Whether the loop still names the model's output in the backward pass, so that the logits stay.
+    documents
+        Documents of a reranker's sample: one that answers the query and those that do not.
+    zero_bucket
+        Numbers of the buffer through which ZeRO's first stages reduce gradients; 0: the square of the width.
+    early
+        Whether it ran on torch before 2.1: a context with every kernel loaded, and AdamW's second copy of all parameters.
+    limits
+        Whether seq_len is the limit of samples of many lengths, unless they are packed.
+    hoards
+        Whether its allocator was seen to keep blocks of every length of sequence.
     compiles_loss
         Whether what torch.compile takes includes the loss.
     holds_back
@@ -57,6 +70,9 @@ class Stack:
         (``no_sync``): until then each device keeps them whole.
     shards_ends
         Whether full training under FSDP makes groups of their own of the embedding and the output layer.
+    loss_pieces
+        Into how many pieces of tokens a chunked loss cuts the last hidden state, whose logits come and go one piece at a time;
+        0: logits are made whole and the loss alone is cut.
     unties
         Whether the output layer is a matrix of its own even where the model ties it to the embedding.
     """
@@ -78,7 +94,24 @@ class Stack:
     repeats_kv: bool = False
     fused_steps: bool = False
     shifts_logits: bool = False
+    holds_output: bool = False
+    documents: int = 1
+    zero_bucket: int = 0
+    early: bool = False
+    limits: bool = False
+    hoards: bool = False
     compiles_loss: bool = True
+    loss_pieces: int = 0
+
+
+def release(version: str | None) -> tuple[int, ...] | None:
+    """Return a release as numbers, None for a commit or where there is none.
+
+    >>> release("0.19.1"), release("2.x"), release("9dec370"), release(None)
+    ((0, 19, 1), (2,), None, None)
+    """
+    match = re.match(r"v?(\d+(?:\.\d+)*)(?=$|[.x+-])", version or "")
+    return tuple(int(part) for part in match[1].split(".")) if match else None
 
 
 @lru_cache(maxsize=32)
@@ -97,7 +130,13 @@ def stack(name: str, version: str | None = None) -> Stack:
         return found
     if lowered in TRAINING_ENGINES:
         raise RequestError(
-            tr("engine: '%(value)s' is not modelled for training in this version.", value=name),
+            tr("engine: '%(value)s' trains no models of this kind.", value=name),
+            field="engine",
+            hint=tr("Use one of: %(names)s.", names=", ".join(MODULES)),
+        )
+    if lowered in INFERENCE_ENGINES:
+        raise RequestError(
+            tr("engine: '%(value)s' does not train, and the task is training.", value=name),
             field="engine",
             hint=tr("Use one of: %(names)s.", names=", ".join(MODULES)),
         )
@@ -110,4 +149,4 @@ def stack(name: str, version: str | None = None) -> Stack:
     )
 
 
-__all__ = ["MODULES", "Stack", "stack"]
+__all__ = ["MODULES", "Stack", "release", "stack"]

@@ -130,3 +130,18 @@ def dealt_bytes(*, fullest: int) -> int:
         Sum of the tensors that it gets. [bytes]
     """
     return fullest
+
+
+def frozen_side_bytes(*, size: int) -> int:
+    """Return what a method holds frozen beside the base.
+
+    Formula::
+
+        size
+
+    Parameters
+    ----------
+    size
+        Bases that all layers share, or factors of their matrices. [bytes]
+    """
+    return size

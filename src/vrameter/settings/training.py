@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
 
 Finetuning = Literal["full", "pretrain", "lora", "dora", "freeze", "peft"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "bf16-mixed", "fp16-mixed", "fp8"]
@@ -19,6 +20,11 @@ Schedule = Literal["1f1b", "interleaved-1f1b", "gpipe", "zb-h1", "zb-h2", "dualp
 RecomputePolicy = Literal["op", "layer", "attention"]
 DtypeName = Literal["fp32", "bf16", "fp16"]
 MomentName = Literal["fp32", "bf16", "fp16", "fp8"]
+# Ranks of peft's methods where a request names none; 8 for all others.
+RANKS = {
+    "adalora": 12, "adamss": 100, "bone": 64, "gralora": 32, "hira": 32, "lily": 32, "miss": 64, "peanut": 32, "psoft": 32,
+    "pvera": 256, "randlora": 32, "shira": 32, "tinylora": 2, "unilora": 4, "vblora": 4, "vera": 256,
+}  # fmt: skip
 Count = Annotated[int, Meta(ge=1, le=2**20)]
 Pixels = Annotated[int, Meta(ge=1, le=2**16)]
 
@@ -103,17 +109,30 @@ class AdapterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     method: Annotated[
         str, Meta(description="lora, dora, rslora, vera, ia3, prefix_tuning, prompt_tuning, adapter, ...")
     ] = "lora"
-    rank: Annotated[int, Meta(ge=1, le=2**16, description="rank of the update")] = 8
+    rank: Annotated[int, Meta(ge=1, le=2**16, description="rank of the update (default: the method's own)")] = 0
     alpha: Annotated[float, Meta(ge=0, description="scale of the update; changes no memory")] | None = None
     dropout: Annotated[float, Meta(ge=0, lt=1, description="dropout before the first matrix")] = 0.0
-    targets: Annotated[list[str] | str, Meta(description='names of linear layers, or "all-linear"')] = []
+    targets: Annotated[
+        list[str] | str, Meta(description='names of linear layers, a regular expression, or "all-linear"')
+    ] = []
     target_parameters: Annotated[list[str], Meta(description="stacked expert matrices that get an adapter")] = []
+    exclude: Annotated[list[str], Meta(description="modules among the targets that get none")] = []
+    layers: Annotated[list[int] | None, Meta(description="numbers of the layers that get adapters")] = None
     dtype: Annotated[DtypeName | None, Meta(description="dtype of the adapters")] = None
     modules_to_save: Annotated[list[str], Meta(description="modules trained as full copies")] = []
     num_virtual_tokens: Annotated[int, Meta(ge=1, le=2**20, description="tokens of a learned prompt")] | None = None
     trainable_params: (
         Annotated[int, Meta(ge=0, le=2**50, description="parameters of the adapters, where they are known")] | None
     ) = None
+    options: Annotated[
+        dict[str, bool | int | float | str | None],
+        Meta(description="further fields of the method's configuration, under peft's names"),
+    ] = {}
+
+    def __post_init__(self) -> None:
+        """Fill in the method's own rank."""
+        if not self.rank:
+            force_setattr(self, "rank", RANKS.get(self.method.lower(), 8))
 
 
 class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -391,9 +391,10 @@ def static_of(holding: Holding) -> Static:
     asked = holding.setup
     recipe, rule, degrees = asked.recipe, asked.rule, asked.degrees
     after = PHASES[1:]
-    adapter_element = _adapter_element(asked)
+    # Adapters have numbers of their own; copies of modules keep those of the base.
+    elements = (_adapter_element(asked), recipe.frozen)
     masters_adapters = bool(recipe.master and asked.adapters)
-    state = standing.state(holding, phases=after, side_element=4 if masters_adapters else adapter_element)
+    state = standing.state(holding, phases=after, elements=(4, 4) if masters_adapters else elements)
     master = NO_LINES
     if not asked.offloads_optimizer:
         master = standing.of_trained(
@@ -402,8 +403,8 @@ def static_of(holding: Holding) -> Static:
         )  # fmt: skip
         if masters_adapters:
             beside = standing.side(
-                holding, "master_weights", recipe.master, split=degrees.splits_state, phases=after, source=MASTERS
-            )
+                holding, "master_weights", (recipe.master, recipe.master), split=degrees.splits_state, phases=after, source=MASTERS
+            )  # fmt: skip
             master = standing.total(master, beside)
         if asked.deals_tensors:
             master, state = standing.dealt(holding, phases=after)
@@ -411,7 +412,7 @@ def static_of(holding: Holding) -> Static:
     buffer = standing.of_trained(
         holding, "gradients", recipe.main_gradient, split=split, phases=after, source="one buffer for good"
     )
-    fresh = standing.side(holding, "gradients", adapter_element, split=split, phases=STEP, source=OF_ALL)
+    fresh = standing.side(holding, "gradients", elements, split=split, phases=STEP, source=OF_ALL)
     if not recipe.main_gradient:
         own = standing.of_trained(holding, "gradients", recipe.gradient, split=split, phases=STEP, source=OF_ALL)
         fresh = standing.total(own, fresh)
@@ -427,16 +428,14 @@ def static_of(holding: Holding) -> Static:
         ema = standing.of_trained(
             holding, "ema", 4, split=False, phases=after, source="averaged copy of the weights in fp32"
         )
-    adapters = standing.side(
-        holding,
-        "adapters",
-        adapter_element,
-        split=degrees.splits_weights,
-        phases=PHASES,
-        note=standing.adapter_note(asked),
-    )
+    adapters = standing.total(
+        standing.side(
+            holding, "adapters", elements, split=degrees.splits_weights, phases=PHASES, note=standing.adapter_note(asked)
+        ),
+        standing.held_frozen(asked, phases=PHASES),
+    )  # fmt: skip
     return Static(
-        standing.weights(holding, PHASES), master, adapters, state, buffer, fresh, _step(holding, adapter_element), ema,
+        standing.weights(holding, PHASES), master, adapters, state, buffer, fresh, _step(holding, elements), ema,
         _uncut(holding),
     )  # fmt: skip
 
@@ -451,17 +450,18 @@ def _uncut(holding: Holding) -> Lines:
     ))  # fmt: skip
 
 
-def _step(holding: Holding, adapter_element: int) -> Lines:
+def _step(holding: Holding, elements: tuple[int, int]) -> Lines:
     """Return the temporaries of the optimizer's step: of all tensors at once, or of the largest."""
     asked = holding.setup
     recipe, rule, degrees = asked.recipe, asked.rule, asked.degrees
     if asked.offloads_optimizer:
         return NO_LINES
     tensors = list(holding.parameters)
-    beside = holding.adapter_parameters + holding.copied_parameters
-    if beside:
-        shards = degrees.shards if degrees.splits_state else 1
-        tensors.append(opt.Parameter((ceil_div(beside, shards),), adapter_element))
+    shards = degrees.shards if degrees.splits_state else 1
+    counts = (holding.adapter_parameters, holding.copied_parameters)
+    tensors += [
+        opt.Parameter((ceil_div(count, shards),), size) for count, size in zip(counts, elements, strict=True) if count
+    ]
     if degrees.zero and recipe.master and asked.stack.program == "transformers":
         count = sum(tensor.times * ceil_div(tensor.size, tensor.share) for tensor in tensors)
         made = item(

@@ -47,6 +47,12 @@ class Holding:
             return setup.settings.finetuning != "freeze" or component.name == TRAINED
         return self.trained_norms and tensor.role == "norm"
 
+    def updated(self, component: Component, tensor: Tensor) -> bool:
+        """Say whether an operation sees a trained tensor: the model's own, or the copy that is trained in its place."""
+        adapters = self.setup.adapters
+        copied = adapters is not None and (component.kind, tensor.name) in adapters.copied
+        return copied or self.trained(component, tensor)
+
     @cached_property
     def trained_norms(self) -> bool:
         """Whether the adapters' method trains norms as well."""
@@ -57,8 +63,8 @@ class Holding:
         """Return how a step uses a tensor."""
         setup = self.setup
         recipe = setup.recipe
-        trained = self.trained(component, tensor)
-        packed = (
+        trained = self.updated(component, tensor)
+        packed = (not trained or not setup.adapters) and (
             self.format(component, 0 if component.layers and tensor.slot not in _OUTSIDE else None, tensor) is not None
         )
         element = recipe.weight if trained else recipe.frozen

@@ -149,8 +149,10 @@ class Setup:
 
     @property
     def local_length(self) -> int:
-        """Tokens of one sequence on this device. [tokens]."""
-        return -(-self.length // self.degrees.context)
+        """Tokens of one sequence on this device, learned ones before its own included. [tokens]."""
+        prompt = self.adapters.prompt if self.adapters else None
+        learned = prompt.tokens if prompt is not None and prompt.place == "input" else 0
+        return -(-(self.length + learned) // self.degrees.context)
 
     @property
     def deals_tensors(self) -> bool:
@@ -428,7 +430,7 @@ def _adapters(
     element = SIZES[name] if name else min(own, 4)
     return adapting(
         architecture, asked, magnitude=settings.finetuning == "dora", element=element, experts=found.adapts_experts,
-        frozen=frozen, slots_only=found.program == "litgpt",
+        frozen=frozen, slots_only=found.program == "litgpt", base_element=own, before_021=found.peft_before_021,
     )  # fmt: skip
 
 

@@ -160,24 +160,43 @@ def weights(holding: Holding, phases: tuple[str, ...]) -> Lines:
 def side(
     holding: Holding,
     term: str,
-    element: int,
+    elements: tuple[int, int],
     *,
     split: bool,
     phases: tuple[str, ...],
     source: str = PEFT,
     note: str = "",
 ) -> Lines:
-    """Return one number of `element` bytes for each parameter beside a frozen base: adapters and modules trained as copies."""
-    if not element or not (holding.adapter_parameters or holding.copied_parameters):
-        return NO_LINES
+    """Return one number for each parameter beside a frozen base: of adapters, and of modules trained as copies.
+
+    Parameters
+    ----------
+    elements
+        Size of a number of an adapter, and of a copied module. [bytes]
+    """
+    counts = (holding.adapter_parameters, holding.copied_parameters)
+    groups = (
+        [(counts, elements[0])]
+        if elements[0] == elements[1]
+        else [((counts[0], 0), elements[0]), ((0, counts[1]), elements[1])]
+    )
     return Lines(
-        (
-            item(
-                term, sums.side_bytes, phases=phases, source=source, note=note, adapter_params=holding.adapter_parameters,
-                copied_params=holding.copied_parameters, shards=holding.setup.degrees.shards if split else 1, element_bytes=element,
-            ),
+        tuple(
+            item(term, sums.side_bytes, phases=phases, source=source, note=note, adapter_params=adapted, copied_params=copied,
+                 shards=holding.setup.degrees.shards if split else 1, element_bytes=element)
+            for (adapted, copied), element in groups if element and (adapted or copied)
         )
     )  # fmt: skip
+
+
+def held_frozen(setup: Setup, *, phases: tuple[str, ...]) -> Lines:
+    """Return what an adapter's method holds frozen beside the base: bases that layers share, factors of matrices."""
+    size = setup.adapters.frozen_bytes if setup.adapters else 0
+    if not size:
+        return NO_LINES
+    return Lines((
+        item("adapters", sums.frozen_side_bytes, phases=phases, source=PEFT, note=tr("held frozen by the method"), size=size),
+    ))  # fmt: skip
 
 
 def adapter_note(setup: Setup) -> str:
@@ -200,7 +219,7 @@ def kind_in_words(what: str) -> str:
     return words.get(what, "")
 
 
-def state(holding: Holding, *, phases: tuple[str, ...], side_element: int) -> Lines:
+def state(holding: Holding, *, phases: tuple[str, ...], elements: tuple[int, int]) -> Lines:
     """Return the optimizer's state: of the model's own trained tensors, kind by kind, and of what is beside them."""
     setup = holding.setup
     rule, element, split = setup.rule, setup.recipe.state_element, setup.degrees.splits_state
@@ -215,12 +234,21 @@ def state(holding: Holding, *, phases: tuple[str, ...], side_element: int) -> Li
             entry[0] += tensor.times * kept.count
             entry[1] += tensor.times * ceil_div(kept.bytes, tensor.share)
     items = [_state_item(kind, shards, count, held, phases) for (kind, shards), (count, held) in found.items()]
-    beside = holding.adapter_parameters + holding.copied_parameters
-    if beside and rule.moments:
-        beside = ceil_div(beside, setup.degrees.shards) if split else beside
-        kind = opt.Kept("moments", 0, rule.moments, side_element, rule.bits, rule.block if rule.bits else 0)
-        whole = opt.Kept("moments", beside, rule.moments, side_element, kind.bits, kind.block)
-        items.append(_state_item(kind, 1, beside, whole.bytes, phases, note=tr("of what is trained beside the base")))
+    counts = (holding.adapter_parameters, holding.copied_parameters)
+    shards = setup.degrees.shards if split else 1
+    parts = (
+        [(sum(counts), elements[0])]
+        if rule.bits or elements[0] == elements[1]
+        else [*zip(counts, elements, strict=True)]
+    )
+    for count, size in parts:
+        if not (count and rule.moments):
+            continue
+        kind = opt.Kept("moments", 0, rule.moments, size, rule.bits, rule.block if rule.bits else 0)
+        whole = opt.Kept("moments", ceil_div(count, shards), rule.moments, size, kind.bits, kind.block)
+        items.append(
+            _state_item(kind, 1, whole.count, whole.bytes, phases, note=tr("of what is trained beside the base"))
+        )
     return Lines(tuple(each for each in items if each.bytes))
 
 
@@ -263,4 +291,16 @@ def total(*lines: Lines | Iterable[Item]) -> Lines:
     return Lines(tuple(each for some in lines for each in (some.items if isinstance(some, Lines) else some)))
 
 
-__all__ = ["NO_LINES", "Lines", "adapter_note", "dealt", "numbers", "of_trained", "side", "state", "total", "weights"]
+__all__ = [
+    "NO_LINES",
+    "Lines",
+    "adapter_note",
+    "dealt",
+    "held_frozen",
+    "numbers",
+    "of_trained",
+    "side",
+    "state",
+    "total",
+    "weights",
+]

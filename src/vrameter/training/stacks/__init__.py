@@ -73,6 +73,8 @@ class Stack:
     loss_pieces
         Into how many pieces of tokens a chunked loss cuts the last hidden state, whose logits come and go one piece at a time;
         0: logits are made whole and the loss alone is cut.
+    peft_before_021
+        Whether its peft is older than 0.21, as it is beside a transformers of its time.
     unties
         Whether the output layer is a matrix of its own even where the model ties it to the embedding.
     """
@@ -102,6 +104,7 @@ class Stack:
     hoards: bool = False
     compiles_loss: bool = True
     loss_pieces: int = 0
+    peft_before_021: bool = False
 
 
 def release(version: str | None) -> tuple[int, ...] | None:

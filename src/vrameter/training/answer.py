@@ -65,6 +65,7 @@ class Static:
     uncut: Lines = NO_LINES
     pipeline: Lines = NO_LINES
     shared: Lines = NO_LINES
+    placeholders: Lines = NO_LINES
     others: Lines = NO_LINES
     generator: Lines = NO_LINES
     outputs: Lines = NO_LINES
@@ -149,7 +150,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     pieces = Pieces(holding, stage.chunks)
     static = replace(
         static, pipeline=_pipeline_buffers(asked, stage, pieces), shared=_shared_buffer(asked, stage, pieces),
-        outputs=_outputs(asked, pieces), others=companions(asked, static, phases=PHASES), generator=_generator(asked),
+        placeholders=_placeholders(asked, stage, pieces), outputs=_outputs(asked, pieces), others=companions(asked, static, phases=PHASES), generator=_generator(asked),
     )  # fmt: skip
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
     count = sum(len(component.layers) for component in stage.share.loaded)
@@ -244,6 +245,33 @@ def shared_bytes(*, rows: int, width: int, element_bytes: int) -> int:
         rows * width * element_bytes
     """
     return rows * width * element_bytes
+
+
+def _placeholders(asked: Setup, stage: Stage, pieces: Pieces) -> Lines:
+    """Return the empty gradients that autograd is handed where Megatron's kernels add to the buffer of gradients.
+
+    One for each shape of a matrix, kept for good (Transformer Engine, ``module/base.py``: ``get_dummy_wgrad``).
+    """
+    args = asked.megatron
+    fused = args is None or not args.flag("no-gradient-accumulation-fusion")
+    if asked.stack.program != "megatron" or not fused or not asked.full or asked.degrees.fsdp:
+        return NO_LINES
+    shapes = set()
+    for component, _, tensor, _ in pieces.holding.tensors():
+        matrix = len(tensor.shape) > 1 and tensor.linear and tensor.role not in ("embedding", "router")
+        if matrix and pieces.holding.trained(component, tensor):
+            shapes.add(tensor.shape[-2:])
+    if stage.last:
+        heads = (pieces.head_tensor(component) for component in stage.share.loaded)
+        shapes |= {head.shape[-2:] for head in heads if head is not None}
+    if not shapes:
+        return NO_LINES
+    made = item(
+        "temporary", numbers_bytes, phases=PHASES[1:], basis="modelled", num_params=sum(rows * columns for rows, columns in shapes),
+        element_bytes=asked.recipe.numbers.compute,
+        source="empty gradients handed to autograd where kernels add to the buffer, one for each shape of a matrix",
+    )  # fmt: skip
+    return Lines((_spread(made),))
 
 
 def _generator(asked: Setup) -> Lines:
@@ -514,7 +542,7 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
 
     for lines in (
         static.weights, static.others, static.generator, static.adapters, static.master, static.state, static.ema, static.gradients,
-        static.uncut, static.shared, static.outputs, static.pipeline,
+        static.uncut, static.shared, static.placeholders, static.outputs, static.pipeline,
     ):  # fmt: skip
         items += lines.items
     held = pieces.accumulates and not static.gradients.items

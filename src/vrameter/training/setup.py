@@ -312,7 +312,7 @@ def _with_arguments(settings: TrainingSettings, ask: Ask) -> TrainingSettings:
         text = args.text(name.replace("_", "-"))
         if text and getattr(settings, name) is None:
             changes[name] = float(text)
-    modules = args.text("recompute-modules").strip("[]").split()
+    modules = args.words("recompute-modules")
     if modules and not settings.recompute_modules:
         changes["recompute_modules"] = modules
     if settings.gradient_dtype is None:

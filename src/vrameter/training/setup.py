@@ -343,7 +343,8 @@ def _degrees(ask: Ask, found: Stack) -> Degrees:
             hint=tr("Use parallelism.data %(data)s, or leave it out.", data=data),
         )  # fmt: skip
     shares = asked.tensor * data * asked.context
-    expert_tensor = asked.expert_tensor or (1 if shares % (asked.expert * asked.tensor) else asked.tensor)
+    follows = 1 if shares % (asked.expert * asked.tensor) else asked.tensor
+    expert_tensor = asked.expert_tensor or found.expert_tensor or follows
     if asked.tensor * data * asked.context % (asked.expert * min(expert_tensor, asked.tensor)):
         raise RequestError(
             tr(

@@ -52,6 +52,8 @@ class Stack:
         Whether the loss copies the logits to cut the last position off (transformers before 4.45).
     holds_output
         Whether the loop still names the model's output in the backward pass, so that the logits stay.
+    expert_tensor
+        Devices that split each expert where the request is silent; 0: as many as split the other matrices.
     documents
         Documents of a reranker's sample: one that answers the query and those that do not.
     zero_bucket
@@ -84,6 +86,7 @@ class Stack:
     fused_steps: bool = False
     shifts_logits: bool = False
     holds_output: bool = False
+    expert_tensor: int = 0
     documents: int = 1
     zero_bucket: int = 0
     early: bool = False

@@ -3,9 +3,12 @@
 References
 ----------
 .. [1] NVIDIA/Megatron-LM, ``megatron/core``; Transformer Engine 2.x.
+.. [2] modelscope/ms-swift, ``Megatron-SWIFT/Command-line-parameters.md``: ``expert_tensor_parallel_size``, ``exp_avg_dtype``.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from vrameter.settings.training import TrainingSettings
 from vrameter.training.programs.scene import Numbers
@@ -21,11 +24,10 @@ STACKS = {
         gradients="buffer",
         defaults=_DEFAULTS,
         adapts_experts=True,
-        limits=name == "megatron-swift",
-        documents=8 if name == "megatron-swift" else 1,
     )
-    for name in ("megatron", "megatron-bridge", "megatron-swift")
+    for name in ("megatron", "megatron-bridge")
 }
+STACKS["megatron-swift"] = replace(STACKS["megatron"], name="megatron-swift", limits=True, expert_tensor=1, documents=8)
 
 
 def recipe(name: str, precision: str, settings: TrainingSettings) -> Recipe:
@@ -38,7 +40,8 @@ def recipe(name: str, precision: str, settings: TrainingSettings) -> Recipe:
     half = precision in ("fp16", "fp16-mixed")
     narrow = name == "megatron-bridge"
     main = {"fp32": 4, "bf16": 2, "fp16": 2}.get(settings.gradient_dtype or "", 2 if half or narrow else 4)
-    moment = 2 if narrow or settings.use_precision_aware_optimizer else 4
+    aware = settings.use_precision_aware_optimizer and name != "megatron-swift"
+    moment = 2 if narrow or aware else 4
     return Recipe(2, 2, Numbers(2, 2), 2, main_gradient=main, master=4, moment=moment, gradient_copy=4 if half else 0)
 
 

@@ -99,6 +99,38 @@ def test_megatron_bytes_per_parameter() -> None:
         assert held == each * answer["model"]["num_params"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "weights", "shared"),
+    [
+        # 2 + 4 bytes whole; 4 + 4 + 4 among the devices.
+        ({}, 6, 12),
+        # The lower halves of the masters stand beside bf16 weights; moments stay in fp32 unless they are told.
+        ({"use_precision_aware_optimizer": True}, 6, 10),
+        ({"use_precision_aware_optimizer": True, "moment_dtype": "bf16", "gradient_dtype": "bf16"}, 4, 6),
+        ({"use_precision_aware_optimizer": True, "moment_dtype": "fp8"}, 6, 4),
+    ],
+)
+def test_megatrons_precision_aware_optimizer(settings: dict[str, Any], weights: int, shared: int) -> None:
+    args = {"num-layers": 4, "hidden-size": 512, "num-attention-heads": 8, "seq-length": 64, "max-position-embeddings": 64,
+            "use-mcore-models": True, "bf16": True}  # fmt: skip
+    answer = ask(
+        {"megatron_args": args}, engine="megatron", num_devices=8, parallelism={"data": 8, "zero_stage": 1}, **settings
+    )
+    held = sum(
+        phase(answer, term, "step") for term in ("weights", "gradients", "master_weights", "optimizer_state")
+    )  # fmt: skip
+    assert held == (weights + shared / 8) * answer["model"]["num_params"]
+
+
+def test_bf16_gradients_are_copied_for_the_step() -> None:
+    """Four bytes for each parameter stand while fp32 masters are stepped, and none with the precision-aware optimizer."""
+    args = {"num-layers": 4, "hidden-size": 512, "num-attention-heads": 8, "seq-length": 64, "max-position-embeddings": 64,
+            "use-mcore-models": True, "bf16": True, "grad-reduce-in-bf16": True}  # fmt: skip
+    model = {"megatron_args": args}
+    plain, aware = ask(model, engine="megatron"), ask(model, engine="megatron", use_precision_aware_optimizer=True)
+    assert phase(plain, "temporary", "step") - phase(aware, "temporary", "step") == 4 * plain["model"]["num_params"]
+
+
 # -- laws ------------------------------------------------------------------------------------------------
 
 
@@ -241,3 +273,23 @@ def test_missing_targets_name_those_there_are() -> None:
     with pytest.raises(UnknownNameError) as caught:
         ask(finetuning="lora", adapter={"targets": ["zzz"]})
     assert "q_proj" in (caught.value.hint or "")
+
+
+def test_old_classes_lose_in_their_own_numbers() -> None:
+    """Before 4.45 GPT-2 computed its loss on bf16 logits, Llama on an fp32 copy that stayed beside a shifted one."""
+
+    def loss(model: str, version: str) -> int:
+        answer = vrameter.estimate(
+            {
+                "task": "training", "model": model, "engine": "transformers",
+                "engine_version": version, "dtype": "bf16",
+                "settings": {"precision": "bf16", "micro_batch": 4, "seq_len": 1024, "recompute": "full", "autocast": False},
+            }
+        )  # fmt: skip
+        return answer["report"]["loss_bytes"] - answer["report"]["weights_bytes"]
+
+    rows = 4 * 1024 * 50257
+    assert loss("openai-community/gpt2", "5.2") - loss("openai-community/gpt2", "4.40") == pytest.approx(
+        rows * 4, rel=0.1
+    )
+    assert loss("llama-3.1-8b", "4.40") > loss("llama-3.1-8b", "5.2")

@@ -18,6 +18,7 @@ Objective = Literal[
 Schedule = Literal["1f1b", "interleaved-1f1b", "gpipe", "zb-h1", "zb-h2", "dualpipe", "naive"]
 RecomputePolicy = Literal["op", "layer", "attention"]
 DtypeName = Literal["fp32", "bf16", "fp16"]
+MomentName = Literal["fp32", "bf16", "fp16", "fp8"]
 Count = Annotated[int, Meta(ge=1, le=2**20)]
 
 
@@ -54,6 +55,7 @@ class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         DtypeName | None, Meta(description="dtype of the optimizer's own copy of the weights")
     ] = None
     gradient_dtype: Annotated[DtypeName | None, Meta(description="dtype in which gradients are kept")] = None
+    moment_dtype: Annotated[MomentName | None, Meta(description="dtype of Adam's moments")] = None
     float8: Annotated[dict[str, Any] | None, Meta(description="float8 recipe of the linear layers")] = None
 
     optimizer: Annotated[str, Meta(description="adamw_torch, adamw_torch_fused, adamw_bnb_8bit, muon, ...")] = ""
@@ -63,7 +65,9 @@ class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     offload_gradients: Annotated[bool, Meta(description="keep gradients in host memory")] = False
     optimizer_cpu_offload: Annotated[bool, Meta(description="keep the optimizer's state in host memory")] = False
     optimizer_offload_fraction: Annotated[float, Meta(ge=0, le=1, description="share of it that is")] = 1.0
-    use_precision_aware_optimizer: Annotated[bool, Meta(description="optimizer state in narrow numbers")] = False
+    use_precision_aware_optimizer: Annotated[
+        bool, Meta(description="Megatron's optimizer that keeps of fp32 masters what bf16 weights lack")
+    ] = False
     ema: Annotated[bool, Meta(description="keep an averaged copy of the weights")] = False
 
     micro_batch: Annotated[int, Meta(ge=1, le=2**20, description="sequences per forward pass [sequences]")] = 1
@@ -106,7 +110,7 @@ class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     overlap_grad_reduce: Annotated[bool, Meta(description="reduce gradients while the backward pass runs")] = False
 
     ref_model: Annotated[bool | None, Meta(description="whether a frozen reference model is resident")] = None
-    reward_model: Annotated[str | None, Meta(description="model that scores answers, by name")] = None
+    reward_model: Annotated[str | None, Meta(description="model that scores answers, by name; none: a function")] = None
     critic_model: Annotated[str | None, Meta(description="model that values states, by name")] = None
     num_generations: Annotated[int, Meta(ge=1, le=2**16, description="answers per prompt")] | None = None
     rollout_memory_utilization: (

@@ -26,6 +26,7 @@ class Constants(msgspec.Struct, frozen=True):
 
     slack: dict[str, Slack]
     modelled: Slack
+    routing: Slack
     fill: Slack
     samples: Slack
     nccl: Slack

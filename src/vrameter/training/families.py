@@ -3,6 +3,8 @@
 References
 ----------
 .. [1] transformers 5.23: ``modeling_*.py``, read class by class; the dropout rates are those of ``configuration_*.py``.
+.. [2] transformers 4.40: ``modeling_*.py``, whose class for causal language models calls ``.float()`` on its logits or does not;
+       Qwen's own ``modeling_qwen.py`` of 2023.
 """
 
 from __future__ import annotations
@@ -66,8 +68,11 @@ NARROW_SOFTMAX = (
     "albert",
     "ernie",
 )
-# Their own code hands the loss its logits as they are (Qwen/Qwen-7B, ``modeling_qwen.py``).
-NARROW_LOGITS = ("qwen",)
+# Classes that left logits in the model's dtype before one function computed the loss for all, in version 4.45 [2]_.
+NARROW_LOGITS = (
+    "qwen", "gpt2", "gpt_neox", "gpt_bigcode", "bloom", "falcon", "mpt", "opt", "stablelm", "persimmon", "xglm", "biogpt", "ctrl",
+    "dbrx", "rwkv", "openai-gpt", "gpt_neox_japanese",
+)  # fmt: skip
 # Weights of the chosen experts stay in fp32.
 WIDE_ROUTERS = ("mixtral",)
 DROPOUT = {

@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 
 from vrameter.engines import Ask
-from vrameter.errors import RequestError
+from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
 from vrameter.memory.optimizer import Optimizer, optimizer, options
 from vrameter.memory.weights import WeightPlan, weight_plan
-from vrameter.model import parts
-from vrameter.model.architecture import Architecture, Attention, Component, FeedForward
+from vrameter.model.architecture import Architecture, Attention, Component, FeedForward, LatentAttention
 from vrameter.model.dtypes import dtype as dtype_named
 from vrameter.model.megatron import Arguments
+from vrameter.model.output_layer import untied
 from vrameter.settings.training import AdapterSettings, TrainingSettings
 from vrameter.spec import Parallelism, check
 from vrameter.training.adapting import Adapting, adapting
@@ -70,6 +70,7 @@ class Degrees:
     zero: int
     fsdp: str | None
     offload: str | None
+    instances: int = 1
 
     @property
     def devices(self) -> int:
@@ -78,13 +79,13 @@ class Degrees:
 
     @property
     def shards(self) -> int:
-        """Devices among which a dense parameter's state can be split."""
-        return self.data * self.context
+        """Devices among which a dense parameter's state can be split: those of one of the optimizer's instances."""
+        return max(1, self.data * self.context // self.instances)
 
     @property
     def expert_shards(self) -> int:
         """Devices among which an expert's state can be split."""
-        return max(1, self.data * self.context * self.tensor // (self.expert * self.expert_tensor))
+        return max(1, self.data * self.context * self.tensor // (self.expert * self.expert_tensor * self.instances))
 
     @property
     def splits_weights(self) -> bool:
@@ -102,6 +103,10 @@ class Degrees:
         return self.zero >= 1 or self.fsdp in (*_WHOLE, "shard_grad_op")
 
 
+# Parts of a layer that Megatron's selective recompute knows (``transformer_config.py``, August 2026). Those of recurrent layers are
+# known and not modelled.
+MODULES = ("core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts")
+OTHER_MODULES = ("gdn_norm_out", "gdp_in_proj", "gdp_qkv", "mhc")
 _WHOLE = ("full_shard", "fsdp", "fsdp1", "fsdp2", "optim_grads_params", "hybrid_shard", "hsdp", "full")
 
 
@@ -143,6 +148,14 @@ class Setup:
     def local_length(self) -> int:
         """Tokens of one sequence on this device. [tokens]."""
         return -(-self.length // self.degrees.context)
+
+    @property
+    def deals_tensors(self) -> bool:
+        """Whether Megatron's layer-wise optimizer deals whole tensors out to devices, without a layout of its buffers."""
+        return (
+            self.megatron is not None and self.rule.matrices_only and self.degrees.splits_state
+            and self.megatron.flag("no-use-layer-wise-param-layout")
+        )  # fmt: skip
 
     @property
     def offloads_optimizer(self) -> bool:
@@ -190,6 +203,7 @@ def setup(ask: Ask) -> Setup:
     if tunes:
         adapters = _adapters(architecture, settings, plan, found, frozen)
     recipe = _recipe(ask, settings, plan, found, degrees, full=not tunes, assumed=assumed)
+    warnings += _module_warnings(settings, found, architecture)
     _refuse(ask, settings, plan, rule, degrees, tunes=tunes)
     return Setup(
         ask,
@@ -206,18 +220,6 @@ def setup(ask: Ask) -> Setup:
         assumed,
         tuple(warnings),
     )
-
-
-@lru_cache(maxsize=64)
-def untied(architecture: Architecture) -> Architecture:
-    """Return a model with an output layer of its own."""
-    if not architecture.tied:
-        return architecture
-    main = architecture.main
-    tensors = parts.lm_head(main.vocab_size, main.hidden_size)
-    head = Component(kind="head", name="head", hidden_size=main.hidden_size, tensors=tensors)
-    others = tuple(each for each in architecture.components if each.kind != "head")
-    return replace(architecture, components=(*others, head), tied=())
 
 
 @lru_cache(maxsize=64)
@@ -308,8 +310,14 @@ def _with_arguments(settings: TrainingSettings, ask: Ask) -> TrainingSettings:
     modules = args.text("recompute-modules").strip("[]").split()
     if modules and not settings.recompute_modules:
         changes["recompute_modules"] = modules
-    if args.flag("accumulate-allreduce-grads-in-fp32") and settings.gradient_dtype is None:
-        changes["gradient_dtype"] = "fp32"
+    if settings.gradient_dtype is None:
+        narrow = args.flag("grad-reduce-in-bf16") or args.text("main-grads-dtype") == "bf16"
+        if narrow or args.flag("accumulate-allreduce-grads-in-fp32"):
+            changes["gradient_dtype"] = "bf16" if narrow else "fp32"
+    if args.flag("use-precision-aware-optimizer"):
+        changes["use_precision_aware_optimizer"] = True
+        if settings.moment_dtype is None and args.text("exp-avg-dtype") in SIZES:
+            changes["moment_dtype"] = args.text("exp-avg-dtype")
     return msgspec.structs.replace(settings, **changes)
 
 
@@ -357,9 +365,12 @@ def _degrees(ask: Ask, found: Stack) -> Degrees:
     silent = data > 1 and asked.fsdp is None and asked.zero_stage == 0
     fsdp = asked.fsdp.lower() if asked.fsdp else found.fsdp if silent else None
     zero = found.zero_stage if silent else asked.zero_stage
+    model = ask.request.model
+    args = Arguments(model["megatron_args"] if isinstance(model, dict) and "megatron_args" in model else {})
     return Degrees(
         asked.tensor, asked.pipeline, data, asked.context, asked.expert, expert_tensor, asked.virtual_pipeline,
         asked.sequence, zero, None if fsdp in ("no_shard", "ddp", "none") else fsdp, asked.offload,
+        max(1, args.number("num-distributed-optimizer-instances", 1)),
     )  # fmt: skip
 
 
@@ -434,7 +445,12 @@ def _recipe(
     if found.program == "megatron":
         from vrameter.training.stacks.megatron import recipe
 
-        return recipe(found.name, precision, settings)
+        mixture = any(
+            isinstance(part, FeedForward) and part.num_experts
+            for layer, _ in ask.architecture.main.layer_groups
+            for part in layer.parts
+        )
+        return recipe(found.name, precision, settings, mixture=mixture)
     stored = max(2, dtype_named(plan.compute_dtype).bits // 8)
     if ask.request.dtype is None and full and precision in ("fp32", "bf16-mixed", "fp16-mixed"):
         stored = 4
@@ -451,6 +467,29 @@ def _recipe(
     if degrees.zero:
         changes["contiguous_gradients"] = True
     return replace(base, **changes)
+
+
+def _module_warnings(settings: TrainingSettings, found: Stack, architecture: Architecture) -> list[str]:
+    """Refuse modules that Megatron does not know; return what is asked of them without effect."""
+    names = settings.recompute_modules
+    unknown = [name for name in names if name not in (*MODULES, *OTHER_MODULES)]
+    if unknown:
+        raise UnknownNameError(
+            tr("settings.recompute_modules: '%(value)s' is no part of a layer.", value=unknown[0]), unknown[0], MODULES,
+            field="settings.recompute_modules", otherwise=tr("Use one of: %(names)s.", names=", ".join(MODULES)),
+        )  # fmt: skip
+    if not names:
+        return []
+    if found.program != "megatron" or settings.recompute != "selective":
+        return [tr("recompute_modules has an effect with Megatron's selective recompute alone.")]
+    held = [part for layer, _ in architecture.main.layer_groups for part in layer.parts]
+    if "mla_up_proj" in names and not any(isinstance(part, LatentAttention) for part in held):
+        raise RequestError(
+            tr("settings.recompute_modules: 'mla_up_proj' needs latent attention, which %(model)s does not have.", model=architecture.name),
+            field="settings.recompute_modules", hint=tr("Leave it out, or use core_attn."),
+        )  # fmt: skip
+    others = [name for name in names if name in OTHER_MODULES]
+    return [tr("recompute_modules: %(names)s is not modelled.", names=", ".join(others))] if others else []
 
 
 def _refuse_layers(ask: Ask) -> None:

@@ -93,7 +93,14 @@ def _dropped(scene: Scene, x: Value) -> Value:
 
 
 def run(scene: Scene, part: Part, x: Value) -> Value:
-    """Run one part of a layer."""
+    """Run one part of a layer; under sequence parallelism all tokens meet in it, and each device keeps its share of the sum."""
+    if scene.ranks == 1:
+        return _run(scene, part, x)
+    rows = x.rows
+    return scene.graph.op([_run(scene, part, scene.graph.op([x], rows=rows * scene.ranks))], rows=rows)
+
+
+def _run(scene: Scene, part: Part, x: Value) -> Value:
     if isinstance(part, Attention):
         return attention(scene, part, x)
     if isinstance(part, LatentAttention):

@@ -51,6 +51,16 @@ def test_a_rerankers_sample_is_eight_documents_in_ms_swift() -> None:
     assert phase(eight, "activations", "forward") > 7 * phase(one, "activations", "forward")
 
 
+def test_layers_that_look_ahead_are_trained_where_they_are_asked_for() -> None:
+    """Qwen3.5-4B has one of 120,599,552 parameters, which a plain loader skips."""
+    asked: dict[str, Any] = {"engine": "megatron-swift", "freeze": ["vit"], "seq_len": 256, "recompute": "full"}
+    plain, ahead = ask("Qwen/Qwen3.5-4B", **asked), ask("Qwen/Qwen3.5-4B", mtp_num_layers=1, **asked)
+    assert ahead["report"]["weights_bytes"] - plain["report"]["weights_bytes"] == 2 * 120_599_552
+    assert ahead["report"]["steady_bytes"] - plain["report"]["steady_bytes"] == pytest.approx(
+        18 * 120_599_552, rel=0.01
+    )
+
+
 # -- formats ---------------------------------------------------------------------------------------------
 
 

@@ -61,6 +61,20 @@ def test_layers_that_look_ahead_are_trained_where_they_are_asked_for() -> None:
     )
 
 
+def test_generating_under_zero_3_puts_all_weights_together() -> None:
+    asked: dict[str, Any] = {
+        "precision": "bf16", "dtype": "bf16", "num_devices": 8, "parallelism": {"data": 8, "zero_stage": 3}, "seq_len": 256,
+        "recompute": "full",
+    }  # fmt: skip
+    plain, ppo, dpo = (ask(objective=each, **asked) for each in ("sft", "ppo", "dpo"))
+    whole = 2 * 8_030_261_248
+    assert phase(ppo, "communication", "forward") - phase(plain, "communication", "forward") == whole
+    assert phase(dpo, "communication", "forward") == phase(plain, "communication", "forward")
+    assert phase(ppo, "communication", "loss") == phase(plain, "communication", "loss")
+    # A reference and a reward model in half precision, and a critic with all that training takes: 18 bytes a parameter.
+    assert phase(ppo, "other_models", "step") == pytest.approx((2 + 2 + 16) * 8_030_261_248 / 8, rel=1e-3)
+
+
 # -- formats ---------------------------------------------------------------------------------------------
 
 

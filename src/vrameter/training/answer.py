@@ -15,7 +15,7 @@ from vrameter.model.architecture import Attention, FeedForward
 from vrameter.model.diffusion.pipeline import Pipeline
 from vrameter.training import pipelines
 from vrameter.training.advice import changes, limits
-from vrameter.training.companions import companions, generator, rollout
+from vrameter.training.companions import companions, gathered_for_generation, generator, rollout
 from vrameter.training.constants import constants
 from vrameter.training.hoarding import hoarded
 from vrameter.training.holdings import Holding
@@ -457,6 +457,13 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         pieces.standing,
         WORKING[:3],
         "weights that stay together through both passes",
+        basis="modelled",
+    )
+    line(
+        "communication",
+        gathered_for_generation(asked),
+        PHASES[1:2],
+        "weights put together to generate answers before the forward pass",
         basis="modelled",
     )
     if pieces.broadcast:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Objectives that compare with a frozen model, and those that score by others.
 REFERENCED = ("dpo", "ipo", "kto", "ppo", "grpo", "rloo", "gkd")
+# Objectives whose trainers generate answers while they train (TRL's and ms-swift's ``ds3_gather_for_generation``, on by default).
+GENERATING = ("ppo", "grpo", "rloo", "gkd")
 # Rerankers read two words of the output layer at the last token.
 WITHOUT_VOCABULARY = ("embedding", "reranker", "sequence-classification", "reward")
 # What an engine that sleeps keeps, in thousandths of the device. [CALIBRATION: assumed, its context and graphs]
@@ -49,7 +51,8 @@ def companions(asked: Setup, static: Static) -> int:
     total = one if reference else 0
     if settings.objective == "ppo":
         total += 0 if settings.reward_model == "none" else one
-        total += static.weights + static.master + static.state + static.fresh_gradients if asked.full else one
+        critic = static.weights + static.master + static.state + static.gradients + static.fresh_gradients
+        total += critic if asked.full else one
     return total
 
 
@@ -63,6 +66,14 @@ def rollout(asked: Setup) -> int:
     if settings.rollout_sleep:
         return device.capacity_bytes * ASLEEP // 1000
     return int(device.capacity_bytes * settings.rollout_memory_utilization)
+
+
+def gathered_for_generation(asked: Setup) -> int:
+    """Return the weights that ZeRO's third stage puts together on each device to generate without an engine. [bytes]."""
+    settings, degrees = asked.settings, asked.degrees
+    if settings.objective not in GENERATING or settings.rollout_memory_utilization is not None or degrees.zero < 3:
+        return 0
+    return asked.architecture.num_params * asked.recipe.numbers.compute
 
 
 def generator(asked: Setup) -> int:
@@ -112,4 +123,4 @@ def scores_vocabulary(asked: Setup) -> bool:
     return asked.settings.objective not in WITHOUT_VOCABULARY
 
 
-__all__ = ["companions", "generator", "rollout", "scores_vocabulary"]
+__all__ = ["companions", "gathered_for_generation", "generator", "rollout", "scores_vocabulary"]

@@ -175,15 +175,13 @@ def test_limits_lower_the_low_end_unless_samples_are_packed() -> None:
 
 
 @pytest.mark.parametrize("rank", [8, 64])
-def test_a_stacks_own_bucket_is_whole_whatever_is_trained(rank: int) -> None:
-    """ms-swift's configuration names 200 million numbers."""
-    adapter = {"rank": rank, "targets": "all-linear"}
+@pytest.mark.parametrize(("engine", "numbers"), [("ms-swift", 2 * 10**8), ("trl", 5 * 10**8), ("axolotl", 10**9)])
+def test_a_bucket_is_whole_whatever_is_trained(engine: str, numbers: int, rank: int) -> None:
+    """ms-swift's configuration names 200 million numbers, DeepSpeed assumes 500, axolotl's overlaps two such."""
     asked: dict[str, Any] = {
-        "finetuning": "lora",
-        "adapter": adapter,
-        "seq_len": 64,
-        "precision": "bf16",
-        "dtype": "bf16",
-    }
-    answer = ask(engine="ms-swift", num_devices=2, parallelism={"data": 2, "zero_stage": 2}, **asked)
-    assert phase(answer, "communication", "step") == 2 * 200_000_000
+        "finetuning": "lora", "adapter": {"rank": rank, "targets": "all-linear"}, "seq_len": 64, "precision": "bf16",
+        "dtype": "bf16", "num_devices": 2, "parallelism": {"data": 2, "zero_stage": 2},
+    }  # fmt: skip
+    answer = ask(engine=engine, **asked)
+    assert phase(answer, "communication", "backward") == 2 * numbers
+    assert phase(answer, "communication", "step") == 0

@@ -466,6 +466,12 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         "weights put together to generate answers before the forward pass",
         basis="modelled",
     )
+    least, size, most = pieces.reducing
+    if size:
+        items.append(
+            item("communication", held_bytes, phases=PHASES[3:4], basis="assumed", low=least, high=most, size=size,
+                 source="DeepSpeed's buffer for gradients on their way, of reduce_bucket_size numbers whatever is trained")
+        )  # fmt: skip
     if pieces.broadcast:
         items.append(
             item("communication", held_bytes, phases=PHASES[:1], basis="assumed", held="allocator", low=0, high=pieces.broadcast,

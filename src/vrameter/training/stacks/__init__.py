@@ -58,7 +58,8 @@ class Stack:
     documents
         Documents of a reranker's sample: one that answers the query and those that do not.
     zero_bucket
-        Numbers of the buffer through which ZeRO's first stages reduce gradients; 0: the square of the width.
+        Numbers of the buffers through which ZeRO's first stages reduce gradients: what DeepSpeed assumes, or the stack's own
+        configuration says.
     early
         Whether it ran on torch before 2.1: a context with every kernel loaded, and AdamW's second copy of all parameters.
     limits
@@ -99,7 +100,7 @@ class Stack:
     holds_output: bool = False
     expert_tensor: int = 0
     documents: int = 1
-    zero_bucket: int = 0
+    zero_bucket: int = 500_000_000
     early: bool = False
     limits: bool = False
     hoards: bool = False

@@ -11,7 +11,7 @@ from typing import Any
 from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
 from vrameter.settings import canonical
-from vrameter.spec import TRAINING_ENGINES
+from vrameter.spec import INFERENCE_ENGINES, TRAINING_ENGINES
 
 # stack -> module here
 MODULES = {
@@ -76,6 +76,8 @@ class Stack:
     loss_pieces
         Into how many pieces of tokens a chunked loss cuts the last hidden state, whose logits come and go one piece at a time;
         0: logits are made whole and the loss alone is cut.
+    peft_before_021
+        Whether its peft is older than 0.21, as it is beside a transformers of its time.
     unties
         Whether the output layer is a matrix of its own even where the model ties it to the embedding.
     """
@@ -106,6 +108,7 @@ class Stack:
     hoards: bool = False
     compiles_loss: bool = True
     loss_pieces: int = 0
+    peft_before_021: bool = False
 
 
 def release(version: str | None) -> tuple[int, ...] | None:
@@ -134,7 +137,13 @@ def stack(name: str, version: str | None = None) -> Stack:
         return found
     if lowered in TRAINING_ENGINES:
         raise RequestError(
-            tr("engine: '%(value)s' is not modelled for training in this version.", value=name),
+            tr("engine: '%(value)s' trains no models of this kind.", value=name),
+            field="engine",
+            hint=tr("Use one of: %(names)s.", names=", ".join(MODULES)),
+        )
+    if lowered in INFERENCE_ENGINES:
+        raise RequestError(
+            tr("engine: '%(value)s' does not train, and the task is training.", value=name),
             field="engine",
             hint=tr("Use one of: %(names)s.", names=", ".join(MODULES)),
         )

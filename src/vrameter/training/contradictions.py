@@ -155,18 +155,6 @@ def _adapters(asked: Setup) -> None:
                                           finetuning=settings.finetuning),
             tr('Use {"finetuning": "peft"}, or method lora.'),
         )  # fmt: skip
-    names = [tensor.name for component in asked.architecture.loaded for tensor, _ in component.counted_tensors()]
-    for wanted in adapter.target_parameters:
-        if not any(name.removesuffix(".weight").endswith(wanted) for name in names):
-            stacked = sorted({
-                tensor.name for component in asked.architecture.loaded for tensor, _ in component.counted_tensors()
-                if tensor.role == "experts"
-            })  # fmt: skip
-            raise _no(
-                "settings.adapter.target_parameters", tr("the model has no parameter '%(value)s'.", value=wanted),
-                tr("It has: %(names)s.", names=", ".join(stacked[:12])) if stacked
-                else tr("It has no stacked experts: leave it out."),
-            )  # fmt: skip
 
 
 def _batches(asked: Setup) -> None:

@@ -21,12 +21,12 @@ from vrameter.model.diffusion.pipeline import Pipeline
 from vrameter.settings import canonical
 from vrameter.training import contradictions, diffusion, standing
 from vrameter.training.advice import changes, limits
-from vrameter.training.companions import companions, generator, rollout
+from vrameter.training.companions import companions, gathered_for_generation, generator, rollout
 from vrameter.training.constants import constants
 from vrameter.training.hoarding import hoarded
 from vrameter.training.holdings import Holding
 from vrameter.training.pieces import Pieces
-from vrameter.training.setup import Setup, setup
+from vrameter.training.setup import Degrees, Setup, setup
 from vrameter.training.sharing import Stage, stages
 from vrameter.training.standing import NO_LINES, Lines
 from vrameter.training.step import Course, Moment, course
@@ -363,11 +363,35 @@ def _communicators(asked: Setup) -> list[Item]:
     """Return what NCCL holds outside the allocator where several devices work together."""
     if asked.ask.num_devices == 1 or asked.settings.pipeline_schedule == "naive":
         return []
-    low, typical, high = (constants().nccl.low, constants().nccl.typical, constants().nccl.high)
+    bounds, more = constants().nccl, constants().nccl_group
+    further = groups(asked.degrees) - 1
+    low, typical, high = (getattr(bounds, name) + further * getattr(more, name) for name in ("low", "typical", "high"))
     return [
         item("communicators", held_bytes, phases=PHASES, basis="assumed", held="driver", low=low * MIB, high=high * MIB,
-             size=typical * MIB, source=constants().nccl.runs)
+             size=typical * MIB, source=bounds.runs)
     ]  # fmt: skip
+
+
+def groups(degrees: Degrees) -> int:
+    """Return how many groups of devices talk to each other, each over a communicator of its own.
+
+    Examples
+    --------
+    Data parallelism alone is one; tensors split between devices besides make three more: among themselves, of all
+    devices, and of those that hold one model.
+
+    >>> from vrameter.training.setup import Degrees
+    >>> alone = Degrees(1, 1, 8, 1, 1, 1, 1, False, 0, None, None)
+    >>> both = Degrees(4, 1, 2, 1, 1, 4, 1, True, 1, None, None)
+    >>> groups(alone), groups(both)
+    (1, 4)
+    """
+    axes = [degrees.tensor, degrees.pipeline, degrees.context, degrees.data]
+    split = sum(axis > 1 for axis in axes)
+    if split <= 1 and degrees.expert == 1 and degrees.tensor * degrees.pipeline == 1:
+        return 1
+    # All devices, those that hold one model, and for experts a group that shares them and one that repeats them.
+    return split + 1 + (degrees.tensor * degrees.pipeline > 1) + 2 * (degrees.expert > 1)
 
 
 def _slack(asked: Setup, alive: list[Item], outside: int) -> Item:
@@ -582,6 +606,19 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         "weights that stay together through both passes",
         basis="modelled",
     )
+    line(
+        "communication",
+        gathered_for_generation(asked),
+        PHASES[1:2],
+        "weights put together to generate answers before the forward pass",
+        basis="modelled",
+    )
+    least, size, most = pieces.reducing
+    if size:
+        items.append(
+            item("communication", held_bytes, phases=PHASES[3:4], basis="assumed", low=least, high=most, size=size,
+                 source="DeepSpeed's buffer for gradients on their way, of reduce_bucket_size numbers whatever is trained")
+        )  # fmt: skip
     if pieces.broadcast:
         items.append(
             item("communication", held_bytes, phases=PHASES[:1], basis="assumed", held="allocator", low=0, high=pieces.broadcast,

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 # Objectives that compare with a frozen model, and those that score by others.
 REFERENCED = ("dpo", "ipo", "kto", "ppo", "grpo", "rloo", "gkd")
 SOURCE = "models that are compared with or that score: reference, reward, critic, teacher"
+# Objectives whose trainers generate answers while they train (TRL's and ms-swift's ``ds3_gather_for_generation``, on by default).
+GENERATING = ("ppo", "grpo", "rloo", "gkd")
 # Rerankers read two words of the output layer at the last token.
 WITHOUT_VOCABULARY = ("embedding", "reranker", "sequence-classification", "reward")
 # What an engine that sleeps keeps, in thousandths of the device. [CALIBRATION: assumed, its context and graphs]
@@ -73,12 +75,14 @@ def companions(asked: Setup, static: Static, *, phases: tuple[str, ...]) -> Line
                 item("other_models", trained_model_bytes, phases=phases, source=SOURCE,
                      note=tr("the critic, trained like the model itself"), weights=static.weights.bytes,
                      master_weights=static.master.bytes, optimizer_state=static.state.bytes,
-                     gradients=static.fresh_gradients.bytes)
+                     gradients=static.gradients.bytes + static.fresh_gradients.bytes)
             )  # fmt: skip
         else:
             model(tr("the critic"), critic)
             if asked.full and critic is not None:
-                trained = static.master.bytes + static.state.bytes + static.fresh_gradients.bytes
+                trained = (
+                    static.master.bytes + static.state.bytes + static.gradients.bytes + static.fresh_gradients.bytes
+                )
                 items.append(
                     item("other_models", in_proportion_bytes, phases=phases, source=SOURCE, note=tr("the critic's state"),
                          model_state=trained, critic_params=critic, model_params=asked.architecture.num_params)
@@ -167,6 +171,14 @@ def rollout(asked: Setup) -> int:
     return int(device.capacity_bytes * settings.rollout_memory_utilization)
 
 
+def gathered_for_generation(asked: Setup) -> int:
+    """Return the weights that ZeRO's third stage puts together on each device to generate without an engine. [bytes]."""
+    settings, degrees = asked.settings, asked.degrees
+    if settings.objective not in GENERATING or settings.rollout_memory_utilization is not None or degrees.zero < 3:
+        return 0
+    return asked.architecture.num_params * asked.recipe.numbers.compute
+
+
 def generator(asked: Setup) -> int:
     """Return what Megatron's own inference holds while it trains by reinforcement (``perform-rl-step``). [bytes].
 
@@ -214,4 +226,4 @@ def scores_vocabulary(asked: Setup) -> bool:
     return asked.settings.objective not in WITHOUT_VOCABULARY
 
 
-__all__ = ["companions", "generator", "rollout", "scores_vocabulary", "unknown_companions"]
+__all__ = ["companions", "gathered_for_generation", "generator", "rollout", "scores_vocabulary", "unknown_companions"]

@@ -544,8 +544,8 @@ class Pieces:
     def buckets(self) -> int:
         """Copies of gradients on their way between devices. [bytes].
 
-        Data parallelism copies all of them to buckets once; ZeRO reduces a bucket of `h * h` numbers (or of what a stack's
-        own configuration says, whatever is trained) at a time and keeps a second one filling; FSDP reduces one layer's at a time, in fp32 where parameters are.
+        Data parallelism copies all of them to buckets once; ZeRO's third stage reduces a bucket of `h * h` numbers at a time
+        and keeps a second one filling; FSDP reduces one layer's at a time, in fp32 where parameters are.
         """
         setup, degrees = self.setup, self.setup.degrees
         if degrees.data * degrees.context == 1 or setup.stack.program == "megatron":
@@ -554,13 +554,27 @@ class Pieces:
         trained += self.holding.adapter_parameters * setup.recipe.weight
         if degrees.zero:
             width = setup.architecture.main.hidden_size
-            if degrees.zero < 3 and setup.stack.zero_bucket:
-                return setup.stack.zero_bucket * setup.recipe.gradient
+            if degrees.zero < 3:
+                return 0
             return min(2 * trained, 2 * width * width * setup.recipe.gradient)
         if degrees.fsdp:
             layers = max((piece.gathered for piece in self.all if piece.name == "layer"), default=0)
             return layers // setup.recipe.numbers.compute * (setup.recipe.numbers.compute + 4) if setup.full else 0
         return trained
+
+    @cached_property
+    def reducing(self) -> tuple[int, int, int]:
+        """Buffers of a fixed size through which ZeRO's first stages reduce gradients in the backward pass. [bytes].
+
+        As low as a square of the width, which ``auto`` means; as high as two buffers, which overlapped communication takes.
+        DeepSpeed 0.16, ``runtime/zero/stage_1_and_2.py``: ``backward_prologue``, ``reduce_bucket_size``.
+        """
+        setup = self.setup
+        if not 1 <= setup.degrees.zero < 3 or setup.stack.program != "transformers":
+            return 0, 0, 0
+        size = setup.stack.zero_bucket * setup.recipe.numbers.compute
+        least = setup.architecture.main.hidden_size**2 * setup.recipe.numbers.compute
+        return min(least, size), size, 2 * size
 
     @cached_property
     def broadcast(self) -> int:

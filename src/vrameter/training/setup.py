@@ -188,6 +188,8 @@ def setup(ask: Ask) -> Setup:
     architecture = untied(ask.architecture) if found.unties else ask.architecture
     if settings.objective in SCORED:
         architecture = headless(architecture)
+    elif settings.mtp_num_layers:
+        architecture = looking_ahead(architecture)
     if settings.finetuning == "freeze":
         architecture = last_layers(architecture, settings.num_trainable_layers or 2)
     rule = optimizer(settings.optimizer)
@@ -232,6 +234,17 @@ def headless(architecture: Architecture) -> Architecture:
     """Return a model whose output layer is a score of one row instead of a vocabulary."""
     return replace(
         architecture, components=tuple(each for each in architecture.components if each.kind not in ("head", "mtp"))
+    )
+
+
+@lru_cache(maxsize=64)
+def looking_ahead(architecture: Architecture) -> Architecture:
+    """Return a model whose layers for multi-token prediction, which a plain loader skips, are loaded and trained."""
+    return replace(
+        architecture,
+        components=tuple(
+            replace(each, loaded=True) if each.kind == "mtp" else each for each in architecture.components
+        ),
     )
 
 
@@ -356,7 +369,8 @@ def _degrees(ask: Ask, found: Stack) -> Degrees:
             hint=tr("Use parallelism.data %(data)s, or leave it out.", data=data),
         )  # fmt: skip
     shares = asked.tensor * data * asked.context
-    expert_tensor = asked.expert_tensor or (1 if shares % (asked.expert * asked.tensor) else asked.tensor)
+    follows = 1 if shares % (asked.expert * asked.tensor) else asked.tensor
+    expert_tensor = asked.expert_tensor or found.expert_tensor or follows
     if asked.tensor * data * asked.context % (asked.expert * min(expert_tensor, asked.tensor)):
         raise RequestError(
             tr(

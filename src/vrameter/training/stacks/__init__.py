@@ -56,10 +56,13 @@ class Stack:
         Whether the loss copies the logits to cut the last position off (transformers before 4.45).
     holds_output
         Whether the loop still names the model's output in the backward pass, so that the logits stay.
+    expert_tensor
+        Devices that split each expert where the request is silent; 0: as many as split the other matrices.
     documents
         Documents of a reranker's sample: one that answers the query and those that do not.
     zero_bucket
-        Numbers of the buffer through which ZeRO's first stages reduce gradients; 0: the square of the width.
+        Numbers of the buffers through which ZeRO's first stages reduce gradients: what DeepSpeed assumes, or the stack's own
+        configuration says.
     early
         Whether it ran on torch before 2.1: a context with every kernel loaded, and AdamW's second copy of all parameters.
     limits
@@ -101,8 +104,9 @@ class Stack:
     fused_steps: bool = False
     shifts_logits: bool = False
     holds_output: bool = False
+    expert_tensor: int = 0
     documents: int = 1
-    zero_bucket: int = 0
+    zero_bucket: int = 500_000_000
     early: bool = False
     limits: bool = False
     hoards: bool = False

@@ -24,7 +24,7 @@ STACKS = {
     "transformers": Stack("transformers", limits=True, holds_back=_HELD, defaults=_TRAINER),
     "trl": Stack("trl", limits=True, holds_back=_HELD, defaults=_TRAINER),
     "deepspeed": Stack("deepspeed", limits=True, zero_stage=2, defaults={**_TRAINER, "optimizer": "adam"}),
-    "axolotl": Stack("axolotl", limits=True, holds_back=_HELD, defaults={**_TRAINER, "attn_implementation": "flash_attention_2"}),
+    "axolotl": Stack("axolotl", limits=True, holds_back=_HELD, zero_bucket=1_000_000_000, defaults={**_TRAINER, "attn_implementation": "flash_attention_2"}),
     "llama-factory": Stack("llama-factory", limits=True, holds_back=_HELD, defaults=_TRAINER),
     "ms-swift": Stack("ms-swift", limits=True, holds_back=_HELD, documents=8, zero_bucket=200_000_000, defaults=_TRAINER),
     "unsloth": Stack(

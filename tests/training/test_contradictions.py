@@ -204,6 +204,17 @@ def test_adapters_by_flags_are_those_of_the_object(capsys: pytest.CaptureFixture
     assert answers[0]["request"]["settings"]["adapter"]["targets"] == ["q_proj", "v_proj"]
 
 
+def test_an_error_is_an_object_where_json_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["llama-3.1-8b", "--task", "training", "--finetuning", "lora", "--adapter-rank", "0", "--lang", "en"]
+    for form in (["--format", "json"], ["-f", "json"], ["--format=json"]):
+        assert main([*words, *form]) == 2
+        shown = capsys.readouterr()
+        assert json.loads(shown.out)["error"]["field"] == "settings.adapter.rank"
+        assert shown.err.startswith("error: settings.adapter.rank: 0 is not")
+    assert main(["models", "\udcff", "-f", "json"]) == 2
+    assert "\\udcff" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
 @pytest.mark.parametrize("pattern", ["\udcff", "--", "!"], ids=["not UTF-8", "dashes", "mark"])
 def test_a_pattern_without_letters_lists_nothing(pattern: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--", pattern]) == 2

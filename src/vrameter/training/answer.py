@@ -414,14 +414,18 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
                      others=moment.others, piece=moment.activations - moment.others)
             )  # fmt: skip
         line("temporary", moment.temporary, (phase,), "alive within one operation or layer", basis="modelled")
-        line("communication", moment.gathered, (phase,), "weights put together from shards", basis="modelled")
-    line(
-        "communication",
-        pieces.standing,
-        WORKING[:3],
-        "weights that stay together through both passes",
-        basis="modelled",
-    )
+        if moment.gathered:
+            ahead = min(moment.gathered, pieces.prefetched)
+            items.append(_spread(
+                item("communication", gathered_bytes, phases=(phase,), basis="modelled", running=moment.gathered - ahead,
+                     ahead=ahead, source="weights put together from shards: of the piece that runs, and of what comes next")
+            ))  # fmt: skip
+    if pieces.standing:
+        element = asked.recipe.numbers.compute + (4 if pieces.stays_whole and asked.full else 0)
+        items.append(_spread(
+            item("communication", numbers_bytes, phases=WORKING[:3], basis="modelled", num_params=pieces.standing // element,
+                 element_bytes=element, source="weights that stay together through both passes")
+        ))  # fmt: skip
     line(
         "communication", pieces.buckets, WORKING, "buckets of gradients on their way between devices", basis="modelled"
     )
@@ -459,6 +463,23 @@ def kept_bytes(*, others: int, piece: int) -> int:
         Kept by the embedding, the layer or the head that runs. [bytes]
     """
     return others + piece
+
+
+def gathered_bytes(*, running: int, ahead: int) -> int:
+    """Return weights that are put together from shards for a moment.
+
+    Formula::
+
+        running + ahead
+
+    Parameters
+    ----------
+    running
+        Of the embedding, the layer or the head that runs. [bytes]
+    ahead
+        Of what is fetched before it is needed. [bytes]
+    """
+    return running + ahead
 
 
 def held_bytes(*, size: int) -> int:

@@ -388,6 +388,23 @@ def step_copies(rule: Optimizer, tensors: Iterable[Parameter], *, element: int) 
     return rule.temporaries, max((size for size, _ in sizes), default=0), wide
 
 
+def dealt_bytes(sizes: Iterable[int], *, devices: int) -> int:
+    """Return what the fullest device gets of whole tensors that are dealt out by size, there and back. [bytes].
+
+    Megatron's layer-wise optimizer does so where no layout of its buffers is computed.
+
+    Examples
+    --------
+    >>> dealt_bytes([1, 2, 3, 4, 50], devices=2)
+    55
+    """
+    held = [0] * devices
+    order = [*range(devices), *reversed(range(devices))]
+    for place, size in enumerate(sorted(sizes)):
+        held[order[place % len(order)]] += size
+    return max(held)
+
+
 @lru_cache(maxsize=64)
 def options(text: str | None) -> dict[str, str]:
     """Return the options of an optimizer: ``rank=128/update_proj_gap=200`` or separated by commas."""
@@ -417,6 +434,6 @@ def projection_rank(args: str | None) -> int:
 
 
 __all__ = [
-    "OPTIMIZERS", "Kept", "Optimizer", "Parameter", "copies_bytes", "kept_of", "optimizer", "options", "projection_rank",
+    "OPTIMIZERS", "Kept", "Optimizer", "Parameter", "copies_bytes", "dealt_bytes", "kept_of", "optimizer", "options", "projection_rank",
     "quantized_state_bytes", "sharded_quantized_state_bytes", "sharded_state_bytes", "state_bytes", "state_of", "step_copies",
 ]  # fmt: skip

@@ -115,3 +115,33 @@ def side_bytes(*, adapter_params: int, copied_params: int, shards: int, element_
         Of modules that are trained as full copies.
     """
     return ceil_div(adapter_params + copied_params, shards) * element_bytes
+
+
+def dealt_bytes(*, fullest: int) -> int:
+    """Return what the fullest device gets of whole tensors that are dealt out to devices by size.
+
+    Formula::
+
+        fullest
+
+    Parameters
+    ----------
+    fullest
+        Sum of the tensors that it gets. [bytes]
+    """
+    return fullest
+
+
+def frozen_side_bytes(*, size: int) -> int:
+    """Return what a method holds frozen beside the base.
+
+    Formula::
+
+        size
+
+    Parameters
+    ----------
+    size
+        Bases that all layers share, or factors of their matrices. [bytes]
+    """
+    return size

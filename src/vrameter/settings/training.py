@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
 
 Finetuning = Literal["full", "pretrain", "lora", "dora", "freeze", "peft"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "bf16-mixed", "fp16-mixed", "fp8"]
@@ -18,6 +19,13 @@ Objective = Literal[
 Schedule = Literal["1f1b", "interleaved-1f1b", "gpipe", "zb-h1", "zb-h2", "dualpipe", "naive"]
 RecomputePolicy = Literal["op", "layer", "attention"]
 DtypeName = Literal["fp32", "bf16", "fp16"]
+MomentName = Literal["fp32", "bf16", "fp16", "fp8"]
+# Ranks of peft's methods where a request names none; 8 for all others.
+RANKS = {
+    "adalora": 12, "adamss": 100, "bone": 64, "gralora": 32, "hira": 32, "lily": 32, "miss": 64, "peanut": 32, "psoft": 32,
+    "pvera": 256, "randlora": 32, "shira": 32, "tinylora": 2, "unilora": 4, "vblora": 4, "vera": 256,
+}  # fmt: skip
+Count = Annotated[int, Meta(ge=1, le=2**20)]
 Pixels = Annotated[int, Meta(ge=1, le=2**16)]
 
 
@@ -101,17 +109,30 @@ class AdapterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     method: Annotated[
         str, Meta(description="lora, dora, rslora, vera, ia3, prefix_tuning, prompt_tuning, adapter, ...")
     ] = "lora"
-    rank: Annotated[int, Meta(ge=1, le=2**16, description="rank of the update")] = 8
+    rank: Annotated[int, Meta(ge=1, le=2**16, description="rank of the update (default: the method's own)")] = 0
     alpha: Annotated[float, Meta(ge=0, description="scale of the update; changes no memory")] | None = None
     dropout: Annotated[float, Meta(ge=0, lt=1, description="dropout before the first matrix")] = 0.0
-    targets: Annotated[list[str] | str, Meta(description='names of linear layers, or "all-linear"')] = []
+    targets: Annotated[
+        list[str] | str, Meta(description='names of linear layers, a regular expression, or "all-linear"')
+    ] = []
     target_parameters: Annotated[list[str], Meta(description="stacked expert matrices that get an adapter")] = []
+    exclude: Annotated[list[str], Meta(description="modules among the targets that get none")] = []
+    layers: Annotated[list[int] | None, Meta(description="numbers of the layers that get adapters")] = None
     dtype: Annotated[DtypeName | None, Meta(description="dtype of the adapters")] = None
     modules_to_save: Annotated[list[str], Meta(description="modules trained as full copies")] = []
     num_virtual_tokens: Annotated[int, Meta(ge=1, le=2**20, description="tokens of a learned prompt")] | None = None
     trainable_params: (
         Annotated[int, Meta(ge=0, le=2**50, description="parameters of the adapters, where they are known")] | None
     ) = None
+    options: Annotated[
+        dict[str, bool | int | float | str | None],
+        Meta(description="further fields of the method's configuration, under peft's names"),
+    ] = {}
+
+    def __post_init__(self) -> None:
+        """Fill in the method's own rank."""
+        if not self.rank:
+            force_setattr(self, "rank", RANKS.get(self.method.lower(), 8))
 
 
 class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,6 +152,7 @@ class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         DtypeName | None, Meta(description="dtype of the optimizer's own copy of the weights")
     ] = None
     gradient_dtype: Annotated[DtypeName | None, Meta(description="dtype in which gradients are kept")] = None
+    moment_dtype: Annotated[MomentName | None, Meta(description="dtype of Adam's moments")] = None
     float8: Annotated[dict[str, Any] | None, Meta(description="float8 recipe of the linear layers")] = None
 
     optimizer: Annotated[str, Meta(description="adamw_torch, adamw_torch_fused, adamw_bnb_8bit, muon, ...")] = ""
@@ -140,7 +162,9 @@ class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     offload_gradients: Annotated[bool, Meta(description="keep gradients in host memory")] = False
     optimizer_cpu_offload: Annotated[bool, Meta(description="keep the optimizer's state in host memory")] = False
     optimizer_offload_fraction: Annotated[float, Meta(ge=0, le=1, description="share of it that is")] = 1.0
-    use_precision_aware_optimizer: Annotated[bool, Meta(description="optimizer state in narrow numbers")] = False
+    use_precision_aware_optimizer: Annotated[
+        bool, Meta(description="Megatron's optimizer that keeps of fp32 masters what bf16 weights lack")
+    ] = False
     ema: Annotated[bool, Meta(description="keep an averaged copy of the weights")] = False
 
     micro_batch: Annotated[int, Meta(ge=1, le=2**20, description="sequences per forward pass [sequences]")] = 1
@@ -187,7 +211,7 @@ class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     overlap_grad_reduce: Annotated[bool, Meta(description="reduce gradients while the backward pass runs")] = False
 
     ref_model: Annotated[bool | None, Meta(description="whether a frozen reference model is resident")] = None
-    reward_model: Annotated[str | None, Meta(description="model that scores answers, by name")] = None
+    reward_model: Annotated[str | None, Meta(description="model that scores answers, by name; none: a function")] = None
     critic_model: Annotated[str | None, Meta(description="model that values states, by name")] = None
     num_generations: Annotated[int, Meta(ge=1, le=2**16, description="answers per prompt")] | None = None
     rollout_memory_utilization: (

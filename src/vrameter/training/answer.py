@@ -13,11 +13,14 @@ from vrameter.ledger import Basis, Held, Item, Ledger, item
 from vrameter.memory import optimizer as opt
 from vrameter.memory import runtime
 from vrameter.memory.training_state import numbers_bytes
+from vrameter.memory.zero_step import SUB_GROUP, zero_step_bytes
+from vrameter.model.architecture import Attention, FeedForward
 from vrameter.model.diffusion.pipeline import Pipeline
 from vrameter.training import contradictions, pipelines, standing
 from vrameter.training.advice import changes, limits
-from vrameter.training.companions import companions, rollout
+from vrameter.training.companions import companions, generator, rollout
 from vrameter.training.constants import constants
+from vrameter.training.hoarding import hoarded
 from vrameter.training.holdings import Holding
 from vrameter.training.pieces import Pieces
 from vrameter.training.setup import Setup, setup
@@ -34,11 +37,14 @@ HELD: dict[str, tuple[Held, ...]] = {
     "peak_reserved": ("tensors", "allocator"),
     "peak_used": ("tensors", "allocator", "driver"),
 }
+# Transformer Engine's workspace from compute capability 9.0 on, and before. PyTorch's is as large as the first where
+# deterministic kernels are asked for (CUBLAS_WORKSPACE_CONFIG=:4096:8). [bytes] [Transformer Engine, cpp_extensions/gemm.py]
+HOPPER_WORKSPACE, AMPERE_WORKSPACE = 33_554_432, 4_194_304
 # What is placed once and stays.
 STEP = ("step",)
 MASTERS = "the optimizer's own copy"
 OF_ALL = "of all trained parameters"
-PLACED = ("weights", "adapters", "master_weights", "optimizer_state", "ema")
+PLACED = ("weights", "adapters", "master_weights", "optimizer_state", "ema", "fragmentation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +59,11 @@ class Static:
     fresh_gradients: Lines
     step: Lines
     ema: Lines
+    uncut: Lines = NO_LINES
     pipeline: Lines = NO_LINES
-    masks: Lines = NO_LINES
+    shared: Lines = NO_LINES
     others: Lines = NO_LINES
+    generator: Lines = NO_LINES
     outputs: Lines = NO_LINES
 
     @property
@@ -125,15 +133,14 @@ def _by_stage(asked: Setup, found: list[tuple[Stage, Ledger]]) -> tuple[tuple[Le
 def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     holding = Holding(asked, stage.share, stage.first, stage.last)
     static = static_of(holding)
-    pieces = Pieces(holding)
+    pieces = Pieces(holding, stage.chunks)
     static = replace(
-        static, pipeline=_pipeline_buffers(asked, stage, pieces), masks=_masks(asked, pieces), outputs=_outputs(asked, pieces),
-        others=companions(asked, static, phases=PHASES),
+        static, pipeline=_pipeline_buffers(asked, stage, pieces), shared=_shared_buffer(asked, stage, pieces),
+        outputs=_outputs(asked, pieces), others=companions(asked, static, phases=PHASES), generator=_generator(asked),
     )  # fmt: skip
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
-    count = sum(piece.name == "layer" for piece in pieces.all)
-    chunk = kept // max(1, min(stage.chunks, count))
-    waiting = max(0, chunk * stage.in_flight - kept)
+    count = sum(len(component.layers) for component in stage.share.loaded)
+    waiting = kept * max(0, stage.in_flight - len(stage.share.main.layers)) // max(1, count)
     run = course(pieces.all, in_flight=waiting, prefetched=pieces.prefetched, held_gradients=pieces.accumulates)
     items = _items(holding, static, run, pieces)
     engine = rollout(asked)
@@ -183,26 +190,59 @@ def crossing_bytes(*, chunks: int, tokens: int, hidden_size: int, element_bytes:
     return (2 * chunks + 1) * tokens * hidden_size * element_bytes
 
 
-def _masks(asked: Setup, pieces: Pieces) -> Lines:
-    """Return the attention masks that Megatron's own modules are given, as four runs show."""
-    if not asked.architecture.model_type.endswith("_local") or (
-        asked.architecture.component("encoder") and asked.architecture.decoder
-    ):
+def _shared_buffer(asked: Setup, stage: Stage, pieces: Pieces) -> Lines:
+    """Return the buffer that Megatron's own modules share and keep (``GlobalMemoryBuffer``): its largest use.
+
+    Tokens of all devices that split experts between them, where the dispatcher gathers them; tokens of all devices of
+    sequence parallelism before the output layer; scores of all heads in its own attention.
+    """
+    if asked.stack.program != "megatron":
         return NO_LINES
-    return Lines((
-        item("temporary", mask_bytes, phases=PHASES[1:], basis="calibrated", source="attention masks of a batch",
-             micro_batch=asked.settings.micro_batch, seq_len=asked.local_length),
-    ))  # fmt: skip
+    local = pieces.kernels.local
+    degrees, width, rows = asked.degrees, asked.architecture.main.hidden_size, pieces.tokens // pieces.ranks
+    uses = [(0, 0)]
+    if pieces.ranks > 1 and (stage.last or local):
+        uses.append((pieces.tokens, width))
+    dispatcher = asked.megatron.text("moe-token-dispatcher-type", "allgather") if asked.megatron is not None else ""
+    meeting = degrees.expert * degrees.expert_tensor
+    for component in stage.share.loaded:
+        for layer, _ in component.layer_groups:
+            for part in layer.parts:
+                if isinstance(part, FeedForward) and part.num_experts and dispatcher == "allgather" and meeting > 1:
+                    uses.append((rows * meeting, width))
+                if isinstance(part, Attention) and local:
+                    length = pieces.length(component)
+                    uses.append((asked.settings.micro_batch * pieces.sequences * part.num_heads * length, length))
+    most, across = max(uses, key=lambda use: use[0] * use[1])
+    if not most * across:
+        return NO_LINES
+    made = item(
+        "communication", shared_bytes, phases=PHASES[1:], basis="modelled", rows=most, width=across,
+        element_bytes=asked.recipe.numbers.compute, source="a buffer that modules share and keep",
+    )  # fmt: skip
+    return Lines((_spread(made),))
 
 
-def mask_bytes(*, micro_batch: int, seq_len: int) -> int:
-    """Return four masks, an integer and a switch among them: 16 bytes for each pair of tokens of a sequence.
+def shared_bytes(*, rows: int, width: int, element_bytes: int) -> int:
+    """Return a buffer that is as large as its largest use.
 
     Formula::
 
-        16 * micro_batch * seq_len * seq_len
+        rows * width * element_bytes
     """
-    return 16 * micro_batch * seq_len * seq_len
+    return rows * width * element_bytes
+
+
+def _generator(asked: Setup) -> Lines:
+    """Return what Megatron's own inference holds beside a policy that it trains."""
+    size = generator(asked)
+    if not size:
+        return NO_LINES
+    made = item(
+        "rollout_engine", held_bytes, phases=PHASES, basis="modelled", size=size,
+        source="Megatron's own inference: caches, logits, weights",
+    )  # fmt: skip
+    return Lines((_spread(made),))
 
 
 def _outputs(asked: Setup, pieces: Pieces) -> Lines:
@@ -235,22 +275,47 @@ def held_logits_bytes(*, num_tokens: int, vocab_size: int, element_bytes: int, t
 def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
     """Return workspaces, allocator slack and context."""
     found = []
+    slack = False
     for each in runtime.items(asked.ask.device, phases=PHASES, first="load", alive=alive):
         if each.term == "fragmentation":
-            found.append(_slack(asked, alive))
-            continue
-        if each.term != "workspace":
-            found.append(each)
-            continue
-        handles = 2
-        if asked.stack.program == "megatron" and not asked.architecture.model_type.endswith("_local"):
-            handles = 7 if asked.megatron is not None and asked.megatron.flag("moe-grouped-gemm") else 3
-        found.append(
-            item("workspace", workspaces, phases=PHASES[1:], basis="modelled", handles=handles, blas_workspace=each.bytes,
-                 low=(handles - 1) * each.bytes, high=2 * handles * each.bytes,
-                 source="PyTorch 2.13 CUDABlas: one workspace for the forward and one for the backward thread; Transformer Engine's own, four more for grouped experts")
-        )  # fmt: skip
+            slack = True
+        elif each.term == "runtime" and asked.stack.early:
+            bounds = constants().context
+            low, size, high = (bound * MIB for bound in (bounds.low, bounds.typical, bounds.high))
+            found.append(
+                item("runtime", held_bytes, phases=PHASES, basis="calibrated", held="driver", low=low, high=high,
+                     source=bounds.runs, size=size)
+            )  # fmt: skip
+        else:
+            found.append(_workspace(asked, each.bytes) if each.term == "workspace" else each)
+    if slack:
+        outside = sum(each.bytes for each in (*found, *_communicators(asked)))
+        found.append(_slack(asked, alive, outside))
     return found
+
+
+def _workspace(asked: Setup, size: int) -> Item:
+    """Return the workspaces of a device whose matrix library takes `size` for one."""
+    args, local = asked.megatron, asked.architecture.model_type.endswith("_local")
+    engine = 0
+    # Routers multiply with Transformer Engine's kernel in any case.
+    if asked.stack.program == "megatron" and not (local and not _mixtures(asked)):
+        engine = 1
+        if args is not None:
+            engine += 4 * args.flag("moe-grouped-gemm") + 3 * args.flag("tp-comm-overlap")
+    own = HOPPER_WORKSPACE if size >= HOPPER_WORKSPACE else AMPERE_WORKSPACE
+    fixed = args is not None and args.flag("deterministic-mode")
+    blas = HOPPER_WORKSPACE if fixed else size
+    return item(
+        "workspace", workspaces, phases=PHASES[1:], basis="modelled", handles=2, blas_workspace=blas,
+        engine_handles=engine, engine_workspace=own, low=blas + engine * own, high=2 * (2 * blas + engine * own),
+        source="PyTorch 2.13 CUDABlas: one workspace for the forward and one for the backward thread; Transformer Engine's own, four more for grouped experts, three for overlapped tensor parallelism",
+    )  # fmt: skip
+
+
+def _mixtures(asked: Setup) -> bool:
+    return any(isinstance(part, FeedForward) and part.num_experts
+               for layer, _ in asked.architecture.main.layer_groups for part in layer.parts)  # fmt: skip
 
 
 def _communicators(asked: Setup) -> list[Item]:
@@ -264,12 +329,14 @@ def _communicators(asked: Setup) -> list[Item]:
     ]  # fmt: skip
 
 
-def _slack(asked: Setup, alive: list[Item]) -> Item:
+def _slack(asked: Setup, alive: list[Item], outside: int) -> Item:
     """Return what the allocator holds beyond live tensors."""
     settings, degrees = asked.settings, asked.degrees
     flat = degrees.fsdp in ("full_shard", "fsdp1", "shard_grad_op", "hybrid_shard") or asked.stack.name == "fsdp_qlora"
     fixed = settings.packing or settings.finetuning == "pretrain" or asked.stack.program != "transformers"
     kind = "flat" if flat else "variable" if not fixed else "sharded" if degrees.splits_weights else "fixed"
+    if asked.stack.hoards:
+        return hoarded(alive, asked.ask.device, outside, phases=PHASES[1:], working=WORKING)
     bounds = constants().slack[kind]
     moving = max(
         sum(each.bytes for each in alive if phase in each.phases and each.term not in PLACED) for phase in WORKING
@@ -281,14 +348,14 @@ def _slack(asked: Setup, alive: list[Item]) -> Item:
     )  # fmt: skip
 
 
-def workspaces(*, handles: int, blas_workspace: int) -> int:
-    """Return the workspaces of the matrix libraries.
+def workspaces(*, handles: int, blas_workspace: int, engine_handles: int, engine_workspace: int) -> int:
+    """Return the workspaces of the matrix libraries: PyTorch's, and Transformer Engine's own.
 
     Formula::
 
-        handles * blas_workspace
+        handles * blas_workspace + engine_handles * engine_workspace
     """
-    return handles * blas_workspace
+    return handles * blas_workspace + engine_handles * engine_workspace
 
 
 def static_of(holding: Holding) -> Static:
@@ -296,9 +363,10 @@ def static_of(holding: Holding) -> Static:
     asked = holding.setup
     recipe, rule, degrees = asked.recipe, asked.rule, asked.degrees
     after = PHASES[1:]
-    adapter_element = _adapter_element(asked)
+    # Adapters have numbers of their own; copies of modules keep those of the base.
+    elements = (_adapter_element(asked), recipe.frozen)
     masters_adapters = bool(recipe.master and asked.adapters)
-    state = standing.state(holding, phases=after, side_element=4 if masters_adapters else adapter_element)
+    state = standing.state(holding, phases=after, elements=(4, 4) if masters_adapters else elements)
     master = NO_LINES
     if not asked.offloads_optimizer:
         master = standing.of_trained(
@@ -307,14 +375,16 @@ def static_of(holding: Holding) -> Static:
         )  # fmt: skip
         if masters_adapters:
             beside = standing.side(
-                holding, "master_weights", recipe.master, split=degrees.splits_state, phases=after, source=MASTERS
-            )
+                holding, "master_weights", (recipe.master, recipe.master), split=degrees.splits_state, phases=after, source=MASTERS
+            )  # fmt: skip
             master = standing.total(master, beside)
+        if asked.deals_tensors:
+            master, state = standing.dealt(holding, phases=after)
     split = degrees.splits_gradients
     buffer = standing.of_trained(
         holding, "gradients", recipe.main_gradient, split=split, phases=after, source="one buffer for good"
     )
-    fresh = standing.side(holding, "gradients", adapter_element, split=split, phases=STEP, source=OF_ALL)
+    fresh = standing.side(holding, "gradients", elements, split=split, phases=STEP, source=OF_ALL)
     if not recipe.main_gradient:
         own = standing.of_trained(holding, "gradients", recipe.gradient, split=split, phases=STEP, source=OF_ALL)
         fresh = standing.total(own, fresh)
@@ -330,43 +400,70 @@ def static_of(holding: Holding) -> Static:
         ema = standing.of_trained(
             holding, "ema", 4, split=False, phases=after, source="averaged copy of the weights in fp32"
         )
-    adapters = standing.side(
-        holding,
-        "adapters",
-        adapter_element,
-        split=degrees.splits_weights,
-        phases=PHASES,
-        note=standing.adapter_note(asked),
-    )
+    adapters = standing.total(
+        standing.side(
+            holding, "adapters", elements, split=degrees.splits_weights, phases=PHASES, note=standing.adapter_note(asked)
+        ),
+        standing.held_frozen(asked, phases=PHASES),
+    )  # fmt: skip
     return Static(
-        standing.weights(holding, PHASES), master, adapters, state, buffer, fresh, _step(holding, adapter_element), ema
-    )
+        standing.weights(holding, PHASES), master, adapters, state, buffer, fresh, _step(holding, elements), ema,
+        _uncut(holding),
+    )  # fmt: skip
 
 
-def _step(holding: Holding, adapter_element: int) -> Lines:
+def _uncut(holding: Holding) -> Lines:
+    """Return what the allocator does not cut off the blocks of a full training's state."""
+    if not holding.uncut:
+        return NO_LINES
+    return Lines((
+        item("fragmentation", held_bytes, phases=PHASES[1:], size=holding.uncut,
+             source="PyTorch cuts no remainder of 1 MiB or less off a tensor's block"),
+    ))  # fmt: skip
+
+
+def _step(holding: Holding, elements: tuple[int, int]) -> Lines:
     """Return the temporaries of the optimizer's step: of all tensors at once, or of the largest."""
     asked = holding.setup
-    recipe, rule = asked.recipe, asked.rule
+    recipe, rule, degrees = asked.recipe, asked.rule, asked.degrees
     if asked.offloads_optimizer:
         return NO_LINES
     tensors = list(holding.parameters)
-    beside = holding.adapter_parameters + holding.copied_parameters
-    if beside:
-        shards = asked.degrees.shards if asked.degrees.splits_state else 1
-        tensors.append(opt.Parameter((ceil_div(beside, shards),), adapter_element))
+    shards = degrees.shards if degrees.splits_state else 1
+    counts = (holding.adapter_parameters, holding.copied_parameters)
+    tensors += [
+        opt.Parameter((ceil_div(count, shards),), size) for count, size in zip(counts, elements, strict=True) if count
+    ]
+    if degrees.zero and recipe.master and asked.stack.program == "transformers":
+        count = sum(tensor.times * ceil_div(tensor.size, tensor.share) for tensor in tensors)
+        made = item(
+            "temporary", zero_step_bytes, phases=STEP, basis="modelled", source="DeepSpeed 0.16, runtime/zero: step",
+            num_params=count if degrees.zero < 3 else min(count, SUB_GROUP), stage=degrees.zero,
+            gradient_bytes=recipe.gradient, temporaries=rule.temporaries if rule.step == "foreach" else 0,
+        )  # fmt: skip
+        return Lines((_spread(made),))
     copies, worked_on, element = opt.step_copies(rule, tensors, element=recipe.master or recipe.weight)
+    if asked.stack.early and rule.step == "foreach":
+        # torch 2.0, ``optim/adamw.py``: the root of the second moments, and the same plus epsilon.
+        copies *= 2
     if asked.settings.optimizer_in_backward:
         largest = max((tensor.size for tensor in tensors), default=0)
         if copies * worked_on * element > 3 * 4 * largest:
             copies, worked_on, element = 3, largest, 4
-    if not copies * worked_on * element:
-        return NO_LINES
-    made = item(
-        "temporary", opt.copies_bytes, phases=STEP, basis="modelled", copies=copies, num_params=worked_on,
-        element_bytes=element, source="temporaries of the optimizer's step",
-        note=tr("of all tensors at once") if rule.step == "foreach" else tr("of the largest tensor"),
+    wide = standing.of_trained(
+        holding, "temporary", recipe.step_copy, split=degrees.splits_state, phases=STEP,
+        source="an fp32 copy of gradients that are summed up in half precision",
     )  # fmt: skip
-    return Lines((_spread(made),))
+    made_items = [replace(each, basis="modelled") for each in wide.items]
+    if copies * worked_on * element:
+        made_items.append(
+            item(
+                "temporary", opt.copies_bytes, phases=STEP, basis="modelled", copies=copies, num_params=worked_on,
+                element_bytes=element, source="temporaries of the optimizer's step",
+                note=tr("of all tensors at once") if rule.step == "foreach" else tr("of the largest tensor"),
+            )
+        )  # fmt: skip
+    return Lines(tuple(_spread(each) for each in made_items))
 
 
 def _adapter_element(asked: Setup) -> int:
@@ -385,15 +482,19 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     items: list[Item] = []
 
     spread = constants().modelled
+    shortest = spread.low * _shortest(asked) // 1000
 
-    def line(term: str, size: int, phases: tuple[str, ...], source: str, basis: Basis = "exact") -> None:
-        if size:
-            made = item(term, held_bytes, phases=phases, source=source, basis=basis, size=size)
-            items.append(_spread(made) if basis == "modelled" else made)
+    def line(
+        term: str, size: int, phases: tuple[str, ...], source: str, basis: Basis = "exact", least: int = spread.low
+    ) -> None:
+        if not size:
+            return
+        low, high = (size * least // 1000, size * spread.high // 1000) if basis == "modelled" else (size, size)
+        items.append(item(term, held_bytes, phases=phases, source=source, basis=basis, low=low, high=high, size=size))
 
     for lines in (
-        static.weights, static.others, static.adapters, static.master, static.state, static.ema, static.gradients,
-        static.masks, static.outputs, static.pipeline,
+        static.weights, static.others, static.generator, static.adapters, static.master, static.state, static.ema, static.gradients,
+        static.uncut, static.shared, static.outputs, static.pipeline,
     ):  # fmt: skip
         items += lines.items
     held = pieces.accumulates and not static.gradients.items
@@ -402,36 +503,60 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     whole: list[str] = []  # the phases in which the gradients of all trained parameters are there
     for phase, moment in moments.items():
         if not (static.gradients.items or asked.settings.optimizer_in_backward):
-            if held or (asked.adapters is not None and phase == "backward"):
+            if held and asked.adapters is None and holding.held_back:
+                line(
+                    "gradients", holding.held_back, (phase,), "whole until the last micro-batch of the step is reduced"
+                )
+            elif held or (asked.adapters is not None and phase == "backward"):
                 whole.append(phase)
             elif asked.adapters is None and moment.gradients:
                 items.append(_made_so_far(moment.gradients, asked.recipe.gradient, phase))
         if moment.activations:
             items.append(
                 item("activations", kept_bytes, phases=(phase,), basis="modelled",
-                     low=moment.activations * spread.low // 1000, high=moment.activations * spread.high // 1000,
+                     low=moment.activations * shortest // 1000, high=moment.activations * spread.high // 1000,
                      source=f"kept by autograd until the backward pass; fullest in a piece of kind {moment.piece}",
                      others=moment.others, piece=moment.activations - moment.others)
             )  # fmt: skip
-        line("temporary", moment.temporary, (phase,), "alive within one operation or layer", basis="modelled")
+        line(
+            "temporary",
+            moment.temporary,
+            (phase,),
+            "alive within one operation or layer",
+            basis="modelled",
+            least=shortest,
+        )
         if moment.gathered:
             ahead = min(moment.gathered, pieces.prefetched)
             items.append(_spread(
                 item("communication", gathered_bytes, phases=(phase,), basis="modelled", running=moment.gathered - ahead,
                      ahead=ahead, source="weights put together from shards: of the piece that runs, and of what comes next")
             ))  # fmt: skip
-    if pieces.standing:
-        element = asked.recipe.numbers.compute + (4 if pieces.stays_whole and asked.full else 0)
-        items.append(_spread(
-            item("communication", numbers_bytes, phases=WORKING[:3], basis="modelled", num_params=pieces.standing // element,
-                 element_bytes=element, source="weights that stay together through both passes")
-        ))  # fmt: skip
+    line(
+        "communication",
+        pieces.standing,
+        WORKING[:3],
+        "weights that stay together through both passes",
+        basis="modelled",
+    )
+    if pieces.broadcast:
+        items.append(
+            item("communication", held_bytes, phases=PHASES[:1], basis="assumed", held="allocator", low=0, high=pieces.broadcast,
+                 size=0, source="DDP's first broadcast of all parameters: before torch 2.8 its buckets can wait for NCCL's stream, as large as the model together")
+        )  # fmt: skip
     line(
         "communication", pieces.buckets, WORKING, "buckets of gradients on their way between devices", basis="modelled"
     )
     items += [replace(each, phases=(*whole, *STEP)) for each in fresh.items]
     items += static.step.items
     return items
+
+
+def _shortest(asked: Setup) -> int:
+    """Return the least share of what grows with tokens that samples below the limit may have. [thousandths]."""
+    settings = asked.settings
+    below = asked.stack.limits and not settings.packing and settings.finetuning != "pretrain"
+    return constants().samples.low if below else 1000
 
 
 def _made_so_far(size: int, element: int, phase: str) -> Item:

@@ -8,6 +8,7 @@ from functools import cached_property
 from math import prod
 
 from vrameter.memory.optimizer import Parameter
+from vrameter.memory.torch_allocator import uncut_bytes
 from vrameter.memory.weight_plan import Stored
 from vrameter.model.architecture import Architecture, Component, Layer, Tensor
 from vrameter.model.formats import Format
@@ -16,6 +17,8 @@ from vrameter.training.setup import TRAINED, Setup
 from vrameter.units import ceil_div
 
 _OUTSIDE = ("token", "position", "head")
+# Bytes a number while GPTQ's words are shifted apart: int32, and int8 beside it.
+SHIFTS = 5
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,17 @@ class Holding:
         setup = self.setup
         if tensor.buffer or component.kind in setup.frozen:
             return False
+        if setup.samples_layers:
+            return component.name == TRAINED or any(each is tensor for each in component.tensors)
         if setup.full:
             return setup.settings.finetuning != "freeze" or component.name == TRAINED
         return self.trained_norms and tensor.role == "norm"
+
+    def updated(self, component: Component, tensor: Tensor) -> bool:
+        """Say whether an operation sees a trained tensor: the model's own, or the copy that is trained in its place."""
+        adapters = self.setup.adapters
+        copied = adapters is not None and (component.kind, tensor.name) in adapters.copied
+        return copied or self.trained(component, tensor)
 
     @cached_property
     def trained_norms(self) -> bool:
@@ -52,8 +63,8 @@ class Holding:
         """Return how a step uses a tensor."""
         setup = self.setup
         recipe = setup.recipe
-        trained = self.trained(component, tensor)
-        packed = (
+        trained = self.updated(component, tensor)
+        packed = (not trained or not setup.adapters) and (
             self.format(component, 0 if component.layers and tensor.slot not in _OUTSIDE else None, tensor) is not None
         )
         element = recipe.weight if trained else recipe.frozen
@@ -63,7 +74,16 @@ class Holding:
         return Use(
             element=element, trained=trained, grad_element=recipe.gradient,
             unpacked=tensor.size * recipe.numbers.compute if packed else 0,
-            keeps_input=setup.stack.packed_keeps_input if packed else 0, adapter=adapter,
+            keeps_input=setup.stack.packed_keeps_input if packed else int(self.multiplies_in_float8(tensor)), adapter=adapter,
+            unpacking=tensor.size * SHIFTS if packed and (setup.plan.quantization or "").startswith("gptq") else 0,
+        )  # fmt: skip
+
+    def multiplies_in_float8(self, tensor: Tensor) -> bool:
+        """Say whether Transformer Engine multiplies by a matrix in float8, and so keeps its input in one byte a number."""
+        setup = self.setup
+        return (
+            setup.settings.precision == "fp8" and setup.stack.program == "megatron" and len(tensor.shape) > 1
+            and tensor.role not in ("embedding", "head", "router") and tensor.slot not in _OUTSIDE
         )  # fmt: skip
 
     def format(self, component: Component, layer: int | None, tensor: Tensor) -> Format | None:
@@ -145,16 +165,32 @@ class Holding:
         return tuple(found)
 
     @cached_property
-    def float8_copies(self) -> int:
-        """Elements of the matrices that Transformer Engine copies to float8, by rows and by columns."""
-        setup = self.setup
-        if setup.settings.precision != "fp8" or setup.stack.name != "megatron":
-            return 0
-        return sum(
-            times * tensor.size
+    def weight_bytes(self) -> int:
+        """All weights of the model itself, trained and frozen, before any sharding. [bytes]."""
+        frozen = sum(times * (values + scales) for times, _, _, values, scales, _ in self.frozen_pieces)
+        return self.trained_elements * self.setup.recipe.weight + frozen
+
+    @cached_property
+    def float8_sizes(self) -> tuple[tuple[int, int, int], ...]:
+        """The matrices that Transformer Engine copies to float8, as `trained_sizes`."""
+        if self.setup.stack.name != "megatron":
+            return ()
+        return tuple(
+            (tensor.size, times, self.divisor(tensor))
             for _, layer, tensor, times in self.tensors()
-            if len(tensor.shape) > 1 and layer is not None
+            if layer is not None and self.multiplies_in_float8(tensor)
         )
+
+    @cached_property
+    def stored_sizes(self) -> tuple[tuple[int, int, int], ...]:
+        """The trained tensors that stand in the model's own numbers: not those that stand in float8 alone (``fp8-param-gather``)."""
+        args = self.setup.megatron
+        if args is None or not args.flag("fp8-param-gather"):
+            return self.trained_sizes
+        left = list(self.trained_sizes)
+        for entry in self.float8_sizes:
+            left.remove(entry)
+        return tuple(left)
 
     def _stored(self, component: Component, layer: Layer | None, tensor: Tensor) -> Stored:
         index = None if layer is None else component.layers.index(layer)
@@ -164,9 +200,52 @@ class Holding:
         return self.setup.plan.stored(component, index, tensor)
 
     @cached_property
+    def uncut(self) -> int:
+        """Bytes that the allocator does not cut off blocks of a full training's state, which is made tensor by tensor.
+
+        Weights come first, then a buffer of gradients, masters, and the optimizer's numbers; where a device holds shards,
+        they lie in a few large buffers instead.
+        """
+        setup = self.setup
+        recipe, rule, state = setup.recipe, setup.rule, setup.recipe.state_element
+        if not setup.full or setup.degrees.splits_state or setup.offloads_weights:
+            return 0
+        found: list[tuple[int, bool, int]] = []
+        for component, _, tensor, times in self.tensors():
+            # Each of Megatron's experts has matrices of its own.
+            apart = tensor.role == "experts" and setup.stack.program == "megatron"
+            count = tensor.shape[0] if apart else 1
+            found.append((tensor.size // count, self.trained(component, tensor), times * count))
+        blocks = [size * recipe.weight for size, _, times in found for _ in range(times)]
+        sizes = [size for size, trained, times in found if trained for _ in range(times)]
+        if recipe.main_gradient:
+            blocks.append(sum(sizes) * recipe.main_gradient)
+        if not setup.offloads_optimizer:
+            blocks += [size * recipe.master for size in sizes]
+            if not (rule.bits or rule.paged):
+                blocks += [size * state for size in sizes for _ in range(rule.moments)]
+        return uncut_bytes(tuple(blocks))
+
+    @cached_property
     def trained_elements(self) -> int:
         """Trained parameters of the model itself on this device, before any sharding."""
         return sum(size * times for size, times, _ in self.trained_sizes)
+
+    @cached_property
+    def held_back(self) -> int:
+        """Gradients that each device keeps whole until the last micro-batch of a step is reduced. [bytes]."""
+        setup = self.setup
+        kind = "fsdp2" if setup.degrees.fsdp == "fsdp2" else "fsdp1"
+        waits = setup.degrees.fsdp is not None and setup.settings.grad_accumulation > 1
+        if (
+            not waits
+            or kind not in setup.stack.holds_back
+            or not setup.full
+            or setup.settings.optimizer_in_backward
+            or setup.settings.offload_gradients
+        ):
+            return 0
+        return self.trained_elements * setup.recipe.numbers.compute
 
 
 __all__ = ["Holding"]

@@ -22,6 +22,7 @@ SHAPES = "shapes of the model and how each is stored"
 STATE = (
     "PyTorch 2.13, torch/optim; bitsandbytes 0.50, optim/optimizer.py: numbers per parameter, blocks with their scales"
 )
+DEALT = "Megatron-LM, layer-wise optimizer: whole tensors, dealt out to devices by size"
 PEFT = "peft 0.21, tuners: what is trained beside a frozen base"
 
 
@@ -56,7 +57,15 @@ def numbers(
 
 
 def of_trained(
-    holding: Holding, term: str, element: int, *, split: bool, phases: tuple[str, ...], source: str, note: str = ""
+    holding: Holding,
+    term: str,
+    element: int,
+    *,
+    split: bool,
+    phases: tuple[str, ...],
+    source: str,
+    note: str = "",
+    sizes: tuple[tuple[int, int, int], ...] | None = None,
 ) -> Lines:
     """Return one number of `element` bytes for each trained parameter of the model itself.
 
@@ -64,11 +73,13 @@ def of_trained(
     ----------
     split
         Whether each device holds a shard of it.
+    sizes
+        Only these of the trained tensors.
     """
     if not element:
         return NO_LINES
     found: dict[int, list[int]] = {}
-    for size, times, shards in holding.trained_sizes:
+    for size, times, shards in holding.trained_sizes if sizes is None else sizes:
         shards = shards if split else 1
         entry = found.setdefault(shards, [0, 0])
         entry[0] += times * size
@@ -84,7 +95,8 @@ def of_trained(
 def weights(holding: Holding, phases: tuple[str, ...]) -> Lines:
     """Return the weights of the model itself: what is trained, and what is frozen in each of its formats.
 
-    Transformer Engine keeps two float8 copies of each matrix, by rows and by columns, beside the 16-bit one.
+    Transformer Engine keeps two float8 copies of each matrix, by rows and by columns, beside the 16-bit one, or in its
+    place (``fp8-param-gather``).
     """
     setup = holding.setup
     if setup.offloads_weights:
@@ -92,7 +104,14 @@ def weights(holding: Holding, phases: tuple[str, ...]) -> Lines:
     split = setup.degrees.splits_weights
     items = list(
         of_trained(
-            holding, "weights", setup.recipe.weight, split=split, phases=phases, source=SHAPES, note=tr("trained")
+            holding,
+            "weights",
+            setup.recipe.weight,
+            split=split,
+            phases=phases,
+            source=SHAPES,
+            note=tr("trained"),
+            sizes=holding.stored_sizes,
         ).items
     )
     frozen: dict[tuple[str, int, int], list[int]] = {}
@@ -129,7 +148,7 @@ def weights(holding: Holding, phases: tuple[str, ...]) -> Lines:
                 item("weights", sums.sharded_packed_bytes, phases=phases, source=SHAPES, note=note, quantized=quantized,
                      scales=scales, shards=shards, rounding=held - whole)
             )  # fmt: skip
-    copied = holding.float8_copies
+    copied = sum(size * times for size, times, _ in holding.float8_sizes)
     if copied:
         items.append(
             item("weights", sums.numbers_bytes, phases=phases, num_params=copied, element_bytes=2, note=tr("float8 copies, by rows and by columns"),
@@ -141,24 +160,43 @@ def weights(holding: Holding, phases: tuple[str, ...]) -> Lines:
 def side(
     holding: Holding,
     term: str,
-    element: int,
+    elements: tuple[int, int],
     *,
     split: bool,
     phases: tuple[str, ...],
     source: str = PEFT,
     note: str = "",
 ) -> Lines:
-    """Return one number of `element` bytes for each parameter beside a frozen base: adapters and modules trained as copies."""
-    if not element or not (holding.adapter_parameters or holding.copied_parameters):
-        return NO_LINES
+    """Return one number for each parameter beside a frozen base: of adapters, and of modules trained as copies.
+
+    Parameters
+    ----------
+    elements
+        Size of a number of an adapter, and of a copied module. [bytes]
+    """
+    counts = (holding.adapter_parameters, holding.copied_parameters)
+    groups = (
+        [(counts, elements[0])]
+        if elements[0] == elements[1]
+        else [((counts[0], 0), elements[0]), ((0, counts[1]), elements[1])]
+    )
     return Lines(
-        (
-            item(
-                term, sums.side_bytes, phases=phases, source=source, note=note, adapter_params=holding.adapter_parameters,
-                copied_params=holding.copied_parameters, shards=holding.setup.degrees.shards if split else 1, element_bytes=element,
-            ),
+        tuple(
+            item(term, sums.side_bytes, phases=phases, source=source, note=note, adapter_params=adapted, copied_params=copied,
+                 shards=holding.setup.degrees.shards if split else 1, element_bytes=element)
+            for (adapted, copied), element in groups if element and (adapted or copied)
         )
     )  # fmt: skip
+
+
+def held_frozen(setup: Setup, *, phases: tuple[str, ...]) -> Lines:
+    """Return what an adapter's method holds frozen beside the base: bases that layers share, factors of matrices."""
+    size = setup.adapters.frozen_bytes if setup.adapters else 0
+    if not size:
+        return NO_LINES
+    return Lines((
+        item("adapters", sums.frozen_side_bytes, phases=phases, source=PEFT, note=tr("held frozen by the method"), size=size),
+    ))  # fmt: skip
 
 
 def adapter_note(setup: Setup) -> str:
@@ -181,7 +219,7 @@ def kind_in_words(what: str) -> str:
     return words.get(what, "")
 
 
-def state(holding: Holding, *, phases: tuple[str, ...], side_element: int) -> Lines:
+def state(holding: Holding, *, phases: tuple[str, ...], elements: tuple[int, int]) -> Lines:
     """Return the optimizer's state: of the model's own trained tensors, kind by kind, and of what is beside them."""
     setup = holding.setup
     rule, element, split = setup.rule, setup.recipe.state_element, setup.degrees.splits_state
@@ -196,13 +234,39 @@ def state(holding: Holding, *, phases: tuple[str, ...], side_element: int) -> Li
             entry[0] += tensor.times * kept.count
             entry[1] += tensor.times * ceil_div(kept.bytes, tensor.share)
     items = [_state_item(kind, shards, count, held, phases) for (kind, shards), (count, held) in found.items()]
-    beside = holding.adapter_parameters + holding.copied_parameters
-    if beside and rule.moments:
-        beside = ceil_div(beside, setup.degrees.shards) if split else beside
-        kind = opt.Kept("moments", 0, rule.moments, side_element, rule.bits, rule.block if rule.bits else 0)
-        whole = opt.Kept("moments", beside, rule.moments, side_element, kind.bits, kind.block)
-        items.append(_state_item(kind, 1, beside, whole.bytes, phases, note=tr("of what is trained beside the base")))
+    counts = (holding.adapter_parameters, holding.copied_parameters)
+    shards = setup.degrees.shards if split else 1
+    parts = (
+        [(sum(counts), elements[0])]
+        if rule.bits or elements[0] == elements[1]
+        else [*zip(counts, elements, strict=True)]
+    )
+    for count, size in parts:
+        if not (count and rule.moments):
+            continue
+        kind = opt.Kept("moments", 0, rule.moments, size, rule.bits, rule.block if rule.bits else 0)
+        whole = opt.Kept("moments", ceil_div(count, shards), rule.moments, size, kind.bits, kind.block)
+        items.append(
+            _state_item(kind, 1, whole.count, whole.bytes, phases, note=tr("of what is trained beside the base"))
+        )
     return Lines(tuple(each for each in items if each.bytes))
+
+
+def dealt(holding: Holding, *, phases: tuple[str, ...]) -> tuple[Lines, Lines]:
+    """Return masters and state of the fullest device where whole tensors are dealt out to devices."""
+    setup = holding.setup
+    masters: list[Item] = []
+    kept: list[Item] = []
+    for share in sorted({tensor.share for tensor in holding.parameters}):
+        tensors = [tensor for tensor in holding.parameters if tensor.share == share for _ in range(tensor.times)]
+        copies = [each.size * setup.recipe.master for each in tensors]
+        states = [opt.state_of(setup.rule, each, element=setup.recipe.state_element) for each in tensors]
+        both = opt.dealt_bytes(map(sum, zip(copies, states, strict=True)), devices=share)
+        own = opt.dealt_bytes(copies, devices=share)
+        for found, term, size in ((masters, "master_weights", own), (kept, "optimizer_state", both - own)):
+            note = tr("%(count)s tensors among %(devices)s devices", count=len(tensors), devices=share)
+            found.append(item(term, sums.dealt_bytes, phases=phases, source=DEALT, note=note, fullest=size))
+    return Lines(tuple(masters)), Lines(tuple(kept))
 
 
 def _state_item(kind: opt.Kept, shards: int, count: int, held: int, phases: tuple[str, ...], note: str = "") -> Item:
@@ -227,4 +291,16 @@ def total(*lines: Lines | Iterable[Item]) -> Lines:
     return Lines(tuple(each for some in lines for each in (some.items if isinstance(some, Lines) else some)))
 
 
-__all__ = ["NO_LINES", "Lines", "adapter_note", "numbers", "of_trained", "side", "state", "total", "weights"]
+__all__ = [
+    "NO_LINES",
+    "Lines",
+    "adapter_note",
+    "dealt",
+    "held_frozen",
+    "numbers",
+    "of_trained",
+    "side",
+    "state",
+    "total",
+    "weights",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
@@ -49,9 +50,31 @@ class Stack:
     fused_steps
         Whether AdamW takes its fused form unless told otherwise.
     shifts_logits
-        Whether the loss copies the logits to cut the last position off and keeps them (transformers before 4.45).
+        Whether the loss copies the logits to cut the last position off (transformers before 4.45).
+    holds_output
+        Whether the loop still names the model's output in the backward pass, so that the logits stay.
+    documents
+        Documents of a reranker's sample: one that answers the query and those that do not.
+    zero_bucket
+        Numbers of the buffer through which ZeRO's first stages reduce gradients; 0: the square of the width.
+    early
+        Whether it ran on torch before 2.1: a context with every kernel loaded, and AdamW's second copy of all parameters.
+    limits
+        Whether seq_len is the limit of samples of many lengths, unless they are packed.
+    hoards
+        Whether its allocator was seen to keep blocks of every length of sequence.
     compiles_loss
         Whether what torch.compile takes includes the loss.
+    holds_back
+        Versions of FSDP, ``fsdp1`` and ``fsdp2``, under which gradients are reduced with the last micro-batch of a step only
+        (``no_sync``): until then each device keeps them whole.
+    shards_ends
+        Whether full training under FSDP makes groups of their own of the embedding and the output layer.
+    loss_pieces
+        Into how many pieces of tokens a chunked loss cuts the last hidden state, whose logits come and go one piece at a time;
+        0: logits are made whole and the loss alone is cut.
+    peft_before_021
+        Whether its peft is older than 0.21, as it is beside a transformers of its time.
     unties
         Whether the output layer is a matrix of its own even where the model ties it to the embedding.
     """
@@ -68,10 +91,30 @@ class Stack:
     packed_keeps_input: int = 0
     packs_head: bool = False
     unties: bool = False
+    holds_back: tuple[str, ...] = ()
+    shards_ends: bool = False
     repeats_kv: bool = False
     fused_steps: bool = False
     shifts_logits: bool = False
+    holds_output: bool = False
+    documents: int = 1
+    zero_bucket: int = 0
+    early: bool = False
+    limits: bool = False
+    hoards: bool = False
     compiles_loss: bool = True
+    loss_pieces: int = 0
+    peft_before_021: bool = False
+
+
+def release(version: str | None) -> tuple[int, ...] | None:
+    """Return a release as numbers, None for a commit or where there is none.
+
+    >>> release("0.19.1"), release("2.x"), release("9dec370"), release(None)
+    ((0, 19, 1), (2,), None, None)
+    """
+    match = re.match(r"v?(\d+(?:\.\d+)*)(?=$|[.x+-])", version or "")
+    return tuple(int(part) for part in match[1].split(".")) if match else None
 
 
 @lru_cache(maxsize=32)
@@ -109,4 +152,4 @@ def stack(name: str, version: str | None = None) -> Stack:
     )
 
 
-__all__ = ["MODULES", "Stack", "stack"]
+__all__ = ["MODULES", "Stack", "release", "stack"]

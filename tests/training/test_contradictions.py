@@ -86,6 +86,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (request(adapter={"rank": 8}), "settings.adapter", "lora"),
     (request(finetuning="dora", adapter={"method": "prompt_tuning"}), "settings.adapter.method", "peft"),
     (request(finetuning="peft", adapter={"method": "lroa"}), "settings.adapter.method", "lora"),
+    (request(finetuning="peft", adapter={"method": "adapter_v2"}), "settings.adapter.method", "litgpt"),
     # formats and numbers
     (request(finetuning="lora", quantization="q4_k_m"), "quantization", "bnb-nf4"),
     (request(finetuning="full", quantization="bnb-nf4"), "quantization", "lora"),
@@ -252,6 +253,24 @@ def test_a_setting_told_without_effect_has_none(name: str) -> None:
     assert any(name in warning for warning in answer["warnings"]), answer["warnings"]
     rest = {key: value for key, value in given_.items() if key != name}
     assert vrameter.estimate(request(device="h100", **rest))["report"] == answer["report"]
+
+
+@pytest.mark.parametrize("policy", [None, "op", "layer", "attention"])
+def test_selective_recompute_is_told_where_a_stack_has_none(policy: str | None) -> None:
+    none = vrameter.estimate(request(recompute="none"))
+    selective = vrameter.estimate(request(recompute="selective", recompute_policy=policy))
+    told = any("recompute selective" in warning for warning in selective["warnings"])
+    assert told == (selective["report"] == none["report"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("recompute", "none"), ("fused_kernels", False), ("activation_offload", False)]
+)
+def test_what_is_stated_stands_above_a_stacks_default(name: str, value: object) -> None:
+    """Unsloth recomputes, fuses and offloads unless it is told not to."""
+    answer = vrameter.estimate(request(engine="unsloth", finetuning="lora", **{name: value}))
+    assert answer["request"]["settings"][name] == value
+    assert answer["report"] != vrameter.estimate(request(engine="unsloth", finetuning="lora"))["report"]
 
 
 def test_an_engine_that_writes_answers_is_missed() -> None:

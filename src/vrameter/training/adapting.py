@@ -606,7 +606,8 @@ def _refuse_missing(
         raise UnknownNameError(
             tr("settings.adapter.target_parameters: the model has no stacked parameter %(names)s.", names=", ".join(lost)),
             lost[0], stacks, field="settings.adapter.target_parameters",
-            otherwise=tr("It has: %(names)s.", names=", ".join(sorted(stacks)[:12]) or "-"),
+            otherwise=tr("It has: %(names)s.", names=", ".join(sorted(stacks)[:12])) if stacks
+            else tr("It has no stacked experts: leave it out."),
         )  # fmt: skip
     missing = [name for name in wanted or () if name not in found and name not in ("lm_head", "all-router")]
     if wanted is None or not missing or (found and all(set(FUSED.get(name, ())) for name in missing)):

@@ -183,7 +183,8 @@ def setup(ask: Ask) -> Setup:
     """
     given: TrainingSettings = check(TrainingSettings, _typed(ask.request.settings), path="settings.")
     found = stack(ask.request.engine, ask.request.engine_version)
-    settings, assumed = _with_defaults(given, found)
+    stated = given_fields(given) | {name for name, value in ask.request.settings.items() if value is not None}
+    settings, assumed = _with_defaults(given, found, stated)
     settings = _micro_batch(_with_arguments(settings, ask), found, ask)
     architecture = untied(ask.architecture) if found.unties else ask.architecture
     if settings.objective in SCORED:
@@ -272,9 +273,9 @@ def last_layers(architecture: Architecture, count: int) -> Architecture:
     return replace(architecture, components=tuple(components))
 
 
-def _with_defaults(given: TrainingSettings, found: Stack) -> tuple[TrainingSettings, dict[str, Any]]:
-    """Return settings with the stack's defaults, and which were filled in."""
-    assumed = {name: value for name, value in found.defaults.items() if name not in given_fields(given)}
+def _with_defaults(given: TrainingSettings, found: Stack, stated: set[str]) -> tuple[TrainingSettings, dict[str, Any]]:
+    """Return settings with the stack's defaults where the request is silent, and which were filled in."""
+    assumed = {name: value for name, value in found.defaults.items() if name not in stated}
     settings = msgspec.structs.replace(given, **assumed)
     if settings.finetuning in ("lora", "dora", "peft") and settings.adapter is None:
         settings = msgspec.structs.replace(settings, adapter=AdapterSettings(targets="all-linear"))

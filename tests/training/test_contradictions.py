@@ -273,6 +273,18 @@ def test_what_is_stated_stands_above_a_stacks_default(name: str, value: object) 
     assert answer["report"] != vrameter.estimate(request(engine="unsloth", finetuning="lora"))["report"]
 
 
+@pytest.mark.parametrize("engine", ["deepspeed", "torchtitan"])
+def test_no_sharding_where_a_stack_shards_by_itself(engine: str) -> None:
+    usual = vrameter.estimate(request(engine=engine, num_devices=8))
+    whole = vrameter.estimate(request(engine=engine, num_devices=8, parallelism={"zero_stage": 0}))
+    assert whole["request"]["parallelism"]["zero_stage"] == 0
+    state = [
+        sum(each["bytes"] for each in answer["devices"][0]["items"] if each["term"] == "optimizer_state")
+        for answer in (usual, whole)
+    ]
+    assert state[1] == pytest.approx(8 * state[0], rel=1e-6)
+
+
 def test_an_engine_that_writes_answers_is_missed() -> None:
     assert any(
         "rollout_memory_utilization" in warning for warning in vrameter.estimate(request(objective="grpo"))["warnings"]

@@ -367,9 +367,9 @@ def _degrees(ask: Ask, found: Stack) -> Degrees:
             field="parallelism.expert",
             hint=tr("Use a divisor of tensor x data x context."),
         )  # fmt: skip
-    silent = data > 1 and asked.fsdp is None and asked.zero_stage == 0
+    silent = data > 1 and asked.fsdp is None and asked.zero_stage is None
     fsdp = asked.fsdp.lower() if asked.fsdp else found.fsdp if silent else None
-    zero = found.zero_stage if silent else asked.zero_stage
+    zero = found.zero_stage if silent else asked.zero_stage or 0
     model = ask.request.model
     args = Arguments(model["megatron_args"] if isinstance(model, dict) and "megatron_args" in model else {})
     return Degrees(

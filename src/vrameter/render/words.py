@@ -48,6 +48,7 @@ def phase_label(phase: str) -> str:
         "text_encode": tr("encoding the prompt"),
         "denoise": tr("denoising"),
         "vae_decode": tr("decoding the picture"),
+        "vae_encode": tr("encoding the picture"),
         "forward": tr("the forward pass"),
         "inference": tr("inference"),
         "profile": tr("the profile run"),
@@ -199,7 +200,11 @@ def phases(response: Mapping[str, Any]) -> list[tuple[str, int]]:
         return []
     items = response["devices"][0]["items"]
     names = dict.fromkeys(phase for item in items for phase in item["phases"])
-    order = [name for name in ("load", "forward", "loss", "backward", "step", "save") if name in names]
+    order = [
+        name
+        for name in ("load", "text_encode", "vae_encode", "forward", "loss", "backward", "step", "save")
+        if name in names
+    ]
     return [(phase_label(name), sum(item["bytes"] for item in items if name in item["phases"])) for name in order]
 
 

@@ -228,6 +228,15 @@ class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     advise: Annotated[bool, Meta(description="also say what fits at most, and which changes would save how much")] = (
         False
     )
+    train_text_encoder: Annotated[
+        bool, Meta(description="whether a pipeline's first text encoder is trained as well")
+    ] = False
+    cached_samples: (
+        Annotated[int, Meta(ge=0, le=2**24, description="samples encoded before that stay on the device")] | None
+    ) = None
+    resident_bytes: (
+        Annotated[int, Meta(ge=0, le=2**50, description="what else the process keeps on the device [bytes]")] | None
+    ) = None
     precompute: Annotated[bool, Meta(description="whether prompts and images were encoded before")] = False
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 from vrameter.engines import Answer, Ask, held_layers
+from vrameter.engines.choice import PIPELINES
+from vrameter.errors import RequestError
 from vrameter.i18n import tr
 from vrameter.ledger import Basis, Held, Item, Ledger, item
 from vrameter.memory import optimizer as opt
@@ -16,7 +18,8 @@ from vrameter.memory.training_state import numbers_bytes
 from vrameter.memory.zero_step import SUB_GROUP, zero_step_bytes
 from vrameter.model.architecture import Attention, FeedForward
 from vrameter.model.diffusion.pipeline import Pipeline
-from vrameter.training import contradictions, pipelines, standing
+from vrameter.settings import canonical
+from vrameter.training import contradictions, diffusion, standing
 from vrameter.training.advice import changes, limits
 from vrameter.training.companions import companions, generator, rollout
 from vrameter.training.constants import constants
@@ -75,7 +78,17 @@ class Static:
 def estimate(ask: Ask) -> Answer:
     """Return the ledger of the fullest device in a training step."""
     if isinstance(ask.architecture, Pipeline):
-        return pipelines.estimate(ask, ask.architecture)
+        return diffusion.estimate(ask, ask.architecture)
+    if ask.request.engine and canonical(ask.request.engine) in PIPELINES["training"]:
+        raise RequestError(
+            tr(
+                "engine: %(engine)s trains pipelines, and %(name)s is none.",
+                engine=ask.request.engine,
+                name=ask.architecture.name,
+            ),
+            field="engine",
+            hint=tr("Name a pipeline such as FLUX.1-dev, or another engine."),
+        )
     asked = setup(ask)
     contradictions.refuse(asked)
     found = [(stage, *_device(stage, asked)) for stage in stages(asked)]

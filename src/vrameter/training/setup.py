@@ -108,6 +108,9 @@ class Degrees:
 MODULES = ("core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts")
 OTHER_MODULES = ("gdn_norm_out", "gdp_in_proj", "gdp_qkv", "mhc")
 # FSDP's ways that shard weights, all its ways, and names for none of them.
+# Mixed precision, and the numbers of weights under DeepSpeed (accelerate 1.15, ``accelerator.py``: no autocast with it;
+# DeepSpeed 0.17, ``runtime/engine.py``: the module is cast).
+HALF = {"bf16-mixed": "bf16", "fp16-mixed": "fp16"}
 _WHOLE = ("full_shard", "fsdp", "fsdp1", "fsdp2", "optim_grads_params", "hybrid_shard", "hsdp", "full")
 FSDP = (*_WHOLE, "shard_grad_op")
 UNSHARDED = ("no_shard", "ddp", "none")
@@ -460,6 +463,9 @@ def _recipe(
     if ask.request.dtype is None and full and precision in ("fp32", "bf16-mixed", "fp16-mixed"):
         stored = 4
     base = eager_recipe(precision, stored=stored, full=full, autocast=settings.autocast)
+    if degrees.zero and full and precision in HALF:
+        # DeepSpeed holds half-precision weights and fp32 masters, and accelerate leaves autocast off for it.
+        base = eager_recipe(HALF[precision], stored=2, full=True, autocast=False)
     if degrees.fsdp and precision in ("bf16-mixed", "fp16-mixed", "fp8") and full:
         # FSDP's mixed precision: shards as they are stored, layers put together and run in half precision.
         base = replace(base, numbers=Numbers(2, 2))

@@ -598,7 +598,12 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
             basis="modelled",
             least=shortest,
         )
-        line("communication", moment.gathered, (phase,), "weights put together from shards", basis="modelled")
+        if moment.gathered:
+            ahead = min(moment.gathered, pieces.prefetched)
+            items.append(_spread(
+                item("communication", gathered_bytes, phases=(phase,), basis="modelled", running=moment.gathered - ahead,
+                     ahead=ahead, source="weights put together from shards: of the piece that runs, and of what comes next")
+            ))  # fmt: skip
     line(
         "communication",
         pieces.standing,
@@ -668,6 +673,23 @@ def kept_bytes(*, others: int, piece: int) -> int:
         Kept by the embedding, the layer or the head that runs. [bytes]
     """
     return others + piece
+
+
+def gathered_bytes(*, running: int, ahead: int) -> int:
+    """Return weights that are put together from shards for a moment.
+
+    Formula::
+
+        running + ahead
+
+    Parameters
+    ----------
+    running
+        Of the embedding, the layer or the head that runs. [bytes]
+    ahead
+        Of what is fetched before it is needed. [bytes]
+    """
+    return running + ahead
 
 
 def held_bytes(*, size: int) -> int:

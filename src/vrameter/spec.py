@@ -34,6 +34,7 @@ INFERENCE_ENGINES = (
     "mlx",
     "exllama",
     "tgi",
+    "litgpt",
 )
 TRAINING_ENGINES = (
     "transformers", "trl", "deepspeed", "torchtune", "torchtitan", "litgpt", "megatron", "axolotl", "llama-factory",

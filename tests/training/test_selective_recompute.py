@@ -25,7 +25,7 @@ LATENT: dict[str, Any] = {
 HEADS, KEY, VALUE = 8, 48, 32
 
 
-def layer_cost(model: Architecture, number: int, *checkpoints: str, kernel: str = "flash") -> Cost:
+def layer_cost(model: Architecture, number: int, *checkpoints: str, kernel: str = "cudnn") -> Cost:
     """Return what a layer costs with parts of it recomputed."""
     layer = model.main.layers[number]
 
@@ -56,7 +56,7 @@ DROPPED = [
     (1, ("mla_up_proj",), TOKENS * HEADS * (2 * KEY + VALUE) * 2),
     # Inputs of the gate's product and of the second matrix; the input is kept by the router as well.
     (1, ("shared_experts",), 2 * SHARED + SHARED),
-    # A flash kernel's sums alone: its inputs and output are kept by others.
+    # A fused kernel's sums alone: its inputs and output are kept by others.
     (1, ("core_attn",), TOKENS * HEADS * 4),
     # The dense perceptron's norm output and statistics, both halves before the gate, and the product.
     (0, ("mlp",), NORM + TOKENS * 4 + TOKENS * 704 * 2 * 3),

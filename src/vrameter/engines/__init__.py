@@ -36,6 +36,7 @@ ENGINES = {
     "ollama": "vrameter.engines.ollama",
     "mlx": "vrameter.engines.mlx",
     "exllama": "vrameter.engines.exllama",
+    "litgpt": "vrameter.engines.litgpt",
     "diffusers": "vrameter.engines.diffusers",
 }
 SPLITS_UNEVENLY = frozenset({"transformers", "llama.cpp", "ollama", "exllama"})
@@ -133,6 +134,25 @@ def default_length(architecture: Architecture, asked: int | None, warnings: list
             )
         )
     return asked
+
+
+def check_answer(length: int, answer: int, setting: str) -> None:
+    """Refuse an answer that leaves no prompt within the context.
+
+    Parameters
+    ----------
+    setting
+        What the engine calls the tokens of the answer: ``max_new_tokens``.
+    """
+    if answer >= length:
+        raise RequestError(
+            tr(
+                "settings.%(setting)s: %(value)s leaves no prompt within context_length %(length)s.",
+                setting=setting, value=answer, length=length,
+            ),
+            field=f"settings.{setting}",
+            hint=tr("context_length counts prompt and answer together: raise it above %(value)s.", value=answer),
+        )  # fmt: skip
 
 
 def grouped(ledgers: list[Ledger], copies: int, *, devices: Sequence[Device] = ()) -> tuple[tuple[Ledger, int], ...]:

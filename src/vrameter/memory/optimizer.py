@@ -296,6 +296,23 @@ def step_bytes(rule: Optimizer, tensors: Iterable[Parameter], *, element: int) -
     return rule.temporaries * wide * max((size for size, _ in sizes), default=0)
 
 
+def dealt_bytes(sizes: Iterable[int], *, devices: int) -> int:
+    """Return what the fullest device gets of whole tensors that are dealt out by size, there and back. [bytes].
+
+    Megatron's layer-wise optimizer does so where no layout of its buffers is computed.
+
+    Examples
+    --------
+    >>> dealt_bytes([1, 2, 3, 4, 50], devices=2)
+    55
+    """
+    held = [0] * devices
+    order = [*range(devices), *reversed(range(devices))]
+    for place, size in enumerate(sorted(sizes)):
+        held[order[place % len(order)]] += size
+    return max(held)
+
+
 @lru_cache(maxsize=64)
 def options(text: str | None) -> dict[str, str]:
     """Return the options of an optimizer: ``rank=128/update_proj_gap=200`` or separated by commas."""
@@ -324,6 +341,6 @@ def projection_rank(args: str | None) -> int:
 
 
 __all__ = [
-    "OPTIMIZERS", "Optimizer", "Parameter", "optimizer", "options", "projection_rank", "quantized_state_bytes", "state_bytes",
+    "OPTIMIZERS", "Optimizer", "Parameter", "dealt_bytes", "optimizer", "options", "projection_rank", "quantized_state_bytes", "state_bytes",
     "state_of", "step_bytes",
 ]  # fmt: skip

@@ -206,6 +206,9 @@ def _embeddings(args: Arguments, hidden: int, vocab: int) -> Tensors:
     tensors = parts.embedding("embedding.word_embeddings", vocab, hidden)
     if args.text("position-embedding-type", "learned_absolute") == "learned_absolute":
         positions = args.number("max-position-embeddings", args.number("seq-length", 1024))
+        positions = (
+            max(positions, args.number("seq-length", 0) + image_tokens(args)) if image_tokens(args) else positions
+        )
         tensors += parts.embedding("embedding.position_embeddings", positions, hidden, slot="position")
     return tensors
 

@@ -10,11 +10,14 @@ from vrameter.engines import Answer, Ask
 from vrameter.ledger import Basis, Held, Item, Ledger, item
 from vrameter.memory import optimizer as opt
 from vrameter.memory import runtime
+from vrameter.memory.zero_step import SUB_GROUP, zero_step_bytes
+from vrameter.model.architecture import Attention, FeedForward
 from vrameter.model.diffusion.pipeline import Pipeline
 from vrameter.training import pipelines
 from vrameter.training.advice import changes, limits
-from vrameter.training.companions import companions, rollout
+from vrameter.training.companions import companions, generator, rollout
 from vrameter.training.constants import constants
+from vrameter.training.hoarding import hoarded
 from vrameter.training.holdings import Holding
 from vrameter.training.pieces import Pieces
 from vrameter.training.setup import Setup, setup
@@ -30,8 +33,11 @@ HELD: dict[str, tuple[Held, ...]] = {
     "peak_reserved": ("tensors", "allocator"),
     "peak_used": ("tensors", "allocator", "driver"),
 }
+# Transformer Engine's workspace from compute capability 9.0 on, and before. PyTorch's is as large as the first where
+# deterministic kernels are asked for (CUBLAS_WORKSPACE_CONFIG=:4096:8). [bytes] [Transformer Engine, cpp_extensions/gemm.py]
+HOPPER_WORKSPACE, AMPERE_WORKSPACE = 33_554_432, 4_194_304
 # What is placed once and stays.
-PLACED = ("weights", "adapters", "master_weights", "optimizer_state", "ema")
+PLACED = ("weights", "adapters", "master_weights", "optimizer_state", "ema", "fragmentation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +53,9 @@ class Static:
     step: int
     ema: int = 0
     pipeline: int = 0
-    masks: int = 0
+    shared: int = 0
     others: int = 0
+    generator: int = 0
     outputs: int = 0
 
 
@@ -82,13 +89,12 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     static = static_of(holding)
     pieces = Pieces(holding, stage.chunks)
     static = replace(
-        static, pipeline=_pipeline_buffers(asked, stage, pieces), masks=_masks(asked, pieces), outputs=_outputs(asked, pieces),
-        others=companions(asked, static),
+        static, pipeline=_pipeline_buffers(asked, stage, pieces), shared=_shared_buffer(asked, stage, pieces), outputs=_outputs(asked, pieces),
+        others=companions(asked, static), generator=generator(asked),
     )  # fmt: skip
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
-    count = sum(piece.name == "layer" for piece in pieces.all)
-    chunk = kept // max(1, min(stage.chunks, count))
-    waiting = max(0, chunk * stage.in_flight - kept)
+    count = sum(len(component.layers) for component in stage.share.loaded)
+    waiting = kept * max(0, stage.in_flight - len(stage.share.main.layers)) // max(1, count)
     run = course(pieces.all, in_flight=waiting, prefetched=pieces.prefetched, held_gradients=pieces.accumulates)
     items = _items(holding, static, run, pieces)
     engine = rollout(asked)
@@ -109,10 +115,12 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
         + static.gradients
         + space
         + static.pipeline
-        + static.masks
+        + static.shared
         + static.others
+        + static.generator
         + static.outputs
-        + static.fresh_gradients,
+        + static.fresh_gradients
+        + holding.uncut,
         "peak_allocated_bytes": peak.allocated,
         "peak_reserved_bytes": peak.reserved,
         "peak_used_bytes": peak.used,
@@ -135,16 +143,33 @@ def _pipeline_buffers(asked: Setup, stage: Stage, pieces: Pieces) -> int:
     return (2 * stage.chunks + 1) * size
 
 
-def _masks(asked: Setup, pieces: Pieces) -> int:
-    """Return the attention masks that Megatron's own modules are given. [bytes].
+def _shared_buffer(asked: Setup, stage: Stage, pieces: Pieces) -> int:
+    """Return the buffer that Megatron's own modules share and keep (``GlobalMemoryBuffer``): its largest use. [bytes].
 
-    Four of them, an integer and a switch among them: 16 bytes for each pair of tokens of a sequence, as four runs show.
+    Tokens of all devices that split experts between them, where the dispatcher gathers them; tokens of all devices of
+    sequence parallelism before the output layer; scores of all heads in its own attention.
     """
-    if not asked.architecture.model_type.endswith("_local") or (
-        asked.architecture.component("encoder") and asked.architecture.decoder
-    ):
+    if asked.stack.program != "megatron":
         return 0
-    return 16 * asked.settings.micro_batch * asked.local_length**2
+    local = pieces.kernels.local
+    degrees, element = asked.degrees, asked.recipe.numbers.compute
+    width, rows = asked.architecture.main.hidden_size, pieces.tokens // pieces.ranks
+    uses = [0]
+    if pieces.ranks > 1 and (stage.last or local):
+        uses.append(pieces.tokens * width * element)
+    dispatcher = asked.megatron.text("moe-token-dispatcher-type", "allgather") if asked.megatron is not None else ""
+    meeting = degrees.expert * degrees.expert_tensor
+    for component in stage.share.loaded:
+        for layer, _ in component.layer_groups:
+            for part in layer.parts:
+                if isinstance(part, FeedForward) and part.num_experts and dispatcher == "allgather" and meeting > 1:
+                    uses.append(rows * meeting * width * element)
+                if isinstance(part, Attention) and local:
+                    rows_of_scores = (
+                        asked.settings.micro_batch * pieces.sequences * part.num_heads * pieces.length(component)
+                    )
+                    uses.append(rows_of_scores * pieces.length(component) * element)
+    return max(uses)
 
 
 def _outputs(asked: Setup, pieces: Pieces) -> int:
@@ -158,22 +183,47 @@ def _outputs(asked: Setup, pieces: Pieces) -> int:
 def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
     """Return workspaces, allocator slack and context."""
     found = []
+    slack = False
     for each in runtime.items(asked.ask.device, phases=PHASES, first="load", alive=alive):
         if each.term == "fragmentation":
-            found.append(_slack(asked, alive))
-            continue
-        if each.term != "workspace":
-            found.append(each)
-            continue
-        handles = 2
-        if asked.stack.program == "megatron" and not asked.architecture.model_type.endswith("_local"):
-            handles = 7 if asked.megatron is not None and asked.megatron.flag("moe-grouped-gemm") else 3
-        found.append(
-            item("workspace", workspaces, phases=PHASES[1:], basis="modelled", handles=handles, blas_workspace=each.bytes,
-                 low=(handles - 1) * each.bytes, high=2 * handles * each.bytes,
-                 source="PyTorch 2.13 CUDABlas: one workspace for the forward and one for the backward thread; Transformer Engine's own, four more for grouped experts")
-        )  # fmt: skip
+            slack = True
+        elif each.term == "runtime" and asked.stack.early:
+            bounds = constants().context
+            low, size, high = (bound * MIB for bound in (bounds.low, bounds.typical, bounds.high))
+            found.append(
+                item("runtime", held_bytes, phases=PHASES, basis="calibrated", held="driver", low=low, high=high,
+                     source=bounds.runs, size=size)
+            )  # fmt: skip
+        else:
+            found.append(_workspace(asked, each.bytes) if each.term == "workspace" else each)
+    if slack:
+        outside = sum(each.bytes for each in (*found, *_communicators(asked)))
+        found.append(_slack(asked, alive, outside))
     return found
+
+
+def _workspace(asked: Setup, size: int) -> Item:
+    """Return the workspaces of a device whose matrix library takes `size` for one."""
+    args, local = asked.megatron, asked.architecture.model_type.endswith("_local")
+    engine = 0
+    # Routers multiply with Transformer Engine's kernel in any case.
+    if asked.stack.program == "megatron" and not (local and not _mixtures(asked)):
+        engine = 1
+        if args is not None:
+            engine += 4 * args.flag("moe-grouped-gemm") + 3 * args.flag("tp-comm-overlap")
+    own = HOPPER_WORKSPACE if size >= HOPPER_WORKSPACE else AMPERE_WORKSPACE
+    fixed = args is not None and args.flag("deterministic-mode")
+    blas = HOPPER_WORKSPACE if fixed else size
+    return item(
+        "workspace", workspaces, phases=PHASES[1:], basis="modelled", handles=2, blas_workspace=blas,
+        engine_handles=engine, engine_workspace=own, low=blas + engine * own, high=2 * (2 * blas + engine * own),
+        source="PyTorch 2.13 CUDABlas: one workspace for the forward and one for the backward thread; Transformer Engine's own, four more for grouped experts, three for overlapped tensor parallelism",
+    )  # fmt: skip
+
+
+def _mixtures(asked: Setup) -> bool:
+    return any(isinstance(part, FeedForward) and part.num_experts
+               for layer, _ in asked.architecture.main.layer_groups for part in layer.parts)  # fmt: skip
 
 
 def _communicators(asked: Setup) -> list[Item]:
@@ -187,12 +237,14 @@ def _communicators(asked: Setup) -> list[Item]:
     ]  # fmt: skip
 
 
-def _slack(asked: Setup, alive: list[Item]) -> Item:
+def _slack(asked: Setup, alive: list[Item], outside: int) -> Item:
     """Return what the allocator holds beyond live tensors."""
     settings, degrees = asked.settings, asked.degrees
     flat = degrees.fsdp in ("full_shard", "fsdp1", "shard_grad_op", "hybrid_shard") or asked.stack.name == "fsdp_qlora"
     fixed = settings.packing or settings.finetuning == "pretrain" or asked.stack.program != "transformers"
     kind = "flat" if flat else "variable" if not fixed else "sharded" if degrees.splits_weights else "fixed"
+    if asked.stack.hoards:
+        return hoarded(alive, asked.ask.device, outside, phases=PHASES[1:], working=WORKING)
     bounds = constants().slack[kind]
     moving = max(
         sum(each.bytes for each in alive if phase in each.phases and each.term not in PLACED) for phase in WORKING
@@ -204,14 +256,14 @@ def _slack(asked: Setup, alive: list[Item]) -> Item:
     )  # fmt: skip
 
 
-def workspaces(*, handles: int, blas_workspace: int) -> int:
-    """Return the workspaces of the matrix libraries.
+def workspaces(*, handles: int, blas_workspace: int, engine_handles: int, engine_workspace: int) -> int:
+    """Return the workspaces of the matrix libraries: PyTorch's, and Transformer Engine's own.
 
     Formula::
 
-        handles * blas_workspace
+        handles * blas_workspace + engine_handles * engine_workspace
     """
-    return handles * blas_workspace
+    return handles * blas_workspace + engine_handles * engine_workspace
 
 
 def static_of(holding: Holding) -> Static:
@@ -241,6 +293,8 @@ def static_of(holding: Holding) -> Static:
         master = holding.per_device(recipe.master + recipe.gradient_copy, when=split)
         if asked.adapters and recipe.master:
             master += side * recipe.master
+        if asked.deals_tensors:
+            master, state = _dealt(holding, element=element)
     weights = holding.weight_bytes
     buffer = holding.per_device(recipe.main_gradient, when=degrees.splits_gradients)
     fresh = holding.per_device(recipe.gradient, when=degrees.splits_gradients) if not recipe.main_gradient else 0
@@ -256,12 +310,37 @@ def static_of(holding: Holding) -> Static:
             tensors.append(opt.Parameter((side,), adapter_element))
         step = opt.step_bytes(rule, tensors, element=recipe.master or recipe.weight)
         step += holding.per_device(recipe.step_copy, when=split)
+        if asked.stack.early and rule.step == "foreach":
+            # torch 2.0, ``optim/adamw.py``: the root of the second moments, and the same plus epsilon.
+            step *= 2
         if asked.settings.optimizer_in_backward:
             step = min(step, 3 * 4 * max((tensor.size for tensor in tensors), default=0))
+        if degrees.zero and recipe.master and asked.stack.program == "transformers":
+            count = sum(tensor.times * ceil_div(tensor.size, tensor.share) for tensor in tensors)
+            step = zero_step_bytes(
+                num_params=count if degrees.zero < 3 else min(count, SUB_GROUP), stage=degrees.zero,
+                gradient_bytes=recipe.gradient, temporaries=rule.temporaries if rule.step == "foreach" else 0,
+            )  # fmt: skip
     if recipe.contiguous_gradients:
         buffer, fresh = buffer + fresh, 0
     ema = holding.per_device(4, when=False) if asked.settings.ema else 0
     return Static(weights, master, side_weights * adapter_element, state, buffer, fresh, step, ema)
+
+
+def _dealt(holding: Holding, *, element: int) -> tuple[int, int]:
+    """Return masters and state of the fullest device where whole tensors are dealt out to devices. [bytes]."""
+    asked = holding.setup
+    masters = state = 0
+    for share in {tensor.share for tensor in holding.parameters}:
+        tensors = [tensor for tensor in holding.parameters if tensor.share == share for _ in range(tensor.times)]
+        both = opt.dealt_bytes(
+            (opt.state_of(asked.rule, each, element=element) + each.size * asked.recipe.master for each in tensors),
+            devices=share,
+        )
+        own = opt.dealt_bytes((each.size * asked.recipe.master for each in tensors), devices=share)
+        masters += own
+        state += both - own
+    return masters, state
 
 
 def _adapter_element(asked: Setup) -> int:
@@ -280,11 +359,14 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     items: list[Item] = []
 
     spread = constants().modelled
+    shortest = spread.low * _shortest(asked) // 1000
 
-    def line(term: str, size: int, phases: tuple[str, ...], source: str, basis: Basis = "exact") -> None:
+    def line(
+        term: str, size: int, phases: tuple[str, ...], source: str, basis: Basis = "exact", least: int = spread.low
+    ) -> None:
         if not size:
             return
-        low, high = (size * spread.low // 1000, size * spread.high // 1000) if basis == "modelled" else (size, size)
+        low, high = (size * least // 1000, size * spread.high // 1000) if basis == "modelled" else (size, size)
         items.append(item(term, held_bytes, phases=phases, source=source, basis=basis, low=low, high=high, size=size))
 
     line("weights", static.weights, PHASES, "shapes of the model and how each is stored")
@@ -294,12 +376,20 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         PHASES,
         "models that are compared with or that score: reference, reward, critic, teacher",
     )
+    line(
+        "rollout_engine",
+        static.generator,
+        PHASES,
+        "Megatron's own inference: caches, logits, weights",
+        basis="modelled",
+    )
     line("adapters", static.adapters, PHASES, "peft: low-rank matrices beside frozen ones")
     line("master_weights", static.master, PHASES[1:], "the optimizer's own copy")
     line("optimizer_state", static.state, PHASES[1:], "state per parameter of the optimizer")
     line("ema", static.ema, PHASES[1:], "averaged copy of the weights in fp32")
     line("gradients", static.gradients, PHASES[1:], "one buffer for good")
-    line("temporary", static.masks, PHASES[1:], "attention masks of a batch", basis="calibrated")
+    line("fragmentation", holding.uncut, PHASES[1:], "PyTorch cuts no remainder of 1 MiB or less off a tensor's block")
+    line("communication", static.shared, PHASES[1:], "a buffer that modules share and keep", basis="modelled")
     line(
         "logits",
         static.outputs,
@@ -316,7 +406,7 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     fresh = static.fresh_gradients
     moments: dict[str, Moment] = {"forward": run.forward, "loss": run.loss, "backward": run.backward}
     for phase, moment in moments.items():
-        grads = fresh if held else moment.gradients
+        grads = holding.held_back or fresh if held else moment.gradients
         if asked.adapters is not None:
             grads = fresh if held or phase == "backward" else 0
         if static.gradients or asked.settings.optimizer_in_backward:
@@ -325,11 +415,18 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         if moment.activations:
             items.append(
                 item("activations", kept_bytes, phases=(phase,), basis="modelled",
-                     low=moment.activations * spread.low // 1000, high=moment.activations * spread.high // 1000,
+                     low=moment.activations * shortest // 1000, high=moment.activations * spread.high // 1000,
                      source=f"kept by autograd until the backward pass; fullest in a piece of kind {moment.piece}",
                      others=moment.others, piece=moment.activations - moment.others)
             )  # fmt: skip
-        line("temporary", moment.temporary, (phase,), "alive within one operation or layer", basis="modelled")
+        line(
+            "temporary",
+            moment.temporary,
+            (phase,),
+            "alive within one operation or layer",
+            basis="modelled",
+            least=shortest,
+        )
         line("communication", moment.gathered, (phase,), "weights put together from shards", basis="modelled")
     line(
         "communication",
@@ -338,12 +435,24 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         "weights that stay together through both passes",
         basis="modelled",
     )
+    if pieces.broadcast:
+        items.append(
+            item("communication", held_bytes, phases=PHASES[:1], basis="assumed", held="allocator", low=0, high=pieces.broadcast,
+                 size=0, source="DDP's first broadcast of all parameters: before torch 2.8 its buckets can wait for NCCL's stream, as large as the model together")
+        )  # fmt: skip
     line(
         "communication", pieces.buckets, WORKING, "buckets of gradients on their way between devices", basis="modelled"
     )
     line("gradients", fresh, ("step",), "of all trained parameters")
     line("temporary", static.step, ("step",), "temporaries of the optimizer's step", basis="modelled")
     return items
+
+
+def _shortest(asked: Setup) -> int:
+    """Return the least share of what grows with tokens that samples below the limit may have. [thousandths]."""
+    settings = asked.settings
+    below = asked.stack.limits and not settings.packing and settings.finetuning != "pretrain"
+    return constants().samples.low if below else 1000
 
 
 def kept_bytes(*, others: int, piece: int) -> int:

@@ -26,8 +26,11 @@ class Constants(msgspec.Struct, frozen=True):
 
     slack: dict[str, Slack]
     modelled: Slack
+    routing: Slack
     fill: Slack
+    samples: Slack
     nccl: Slack
+    context: Slack
 
 
 @lru_cache(maxsize=1)

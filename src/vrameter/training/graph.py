@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 
 # What a storage grows with: tokens, pairs of tokens, neither; or it is shared by all layers and counted elsewhere.
 TOKENS, PAIRS, FIXED, SHARED = range(4)
+# Smaller tensors stay on the device: a million numbers of two bytes. [bytes] [Megatron-LM, min_offloaded_tensor_size]
+LEAST_OFFLOADED = 2**21
 
 
 class Storage:
@@ -99,9 +101,12 @@ class Weight:
     keeps_input
         Size of the numbers in which a product with it keeps a copy of its input though the matrix is frozen; 0: it keeps
         none. [bytes]
+    unpacking
+        Bytes that unpacking takes on the way, where a plain product with the unpacked matrix keeps it for the backward
+        pass; 0 where it is unpacked again there. [bytes]
     """
 
-    __slots__ = ("cast", "element", "grad_element", "keeps_input", "size", "slot", "unpacked")
+    __slots__ = ("cast", "element", "grad_element", "keeps_input", "size", "slot", "unpacked", "unpacking")
 
     def __init__(
         self,
@@ -112,17 +117,22 @@ class Weight:
         grad_element: int = 0,
         unpacked: int = 0,
         keeps_input: int = 0,
+        unpacking: int = 0,
     ) -> None:
         self.size, self.element, self.unpacked, self.keeps_input = size, element, unpacked, keeps_input
+        self.unpacking = unpacking
         self.grad_element = grad_element or element
         self.slot = Slot(size * self.grad_element, parameter=True) if trained else None
         self.cast: Storage | None = None
 
 
 class Node:
-    """One operation on the tape; one with a `region` runs that part of a program again."""
+    """One operation on the tape; one with a `region` runs that part of a program again.
 
-    __slots__ = ("inputs", "outputs", "passes", "piecewise", "region", "saved", "weights", "work")
+    What one keeps that is `away` goes to host memory.
+    """
+
+    __slots__ = ("away", "inputs", "outputs", "passes", "piecewise", "region", "saved", "weights", "work")
 
     def __init__(
         self,
@@ -134,8 +144,9 @@ class Node:
         weights: Sequence[Weight],
         piecewise: bool,
         region: Region | None = None,
+        away: bool = False,
     ) -> None:
-        self.region = region
+        self.region, self.away = region, away
         self.inputs = [slot for slot in inputs if slot is not None]
         self.outputs = [slot for slot in outputs if slot is not None]
         self.saved, self.work, self.passes, self.piecewise = saved, work, passes, piecewise
@@ -183,6 +194,7 @@ class Graph:
     live: int = 0
     peak: int = 0
     gradients: int = 0
+    away: bool = False
     nodes: list[Node] = field(default_factory=list)
     held: list[int] = field(default_factory=lambda: [0, 0, 0])
 
@@ -236,7 +248,16 @@ class Graph:
             return
         kept = [each.storage if isinstance(each, Value) else each for each in saved if each is not None]
         self.nodes.append(
-            Node([v.slot for v in inputs], [v.slot for v in outputs], kept, work, passes, weights, piecewise)
+            Node(
+                [v.slot for v in inputs],
+                [v.slot for v in outputs],
+                kept,
+                work,
+                passes,
+                weights,
+                piecewise,
+                away=self.away,
+            )
         )
 
     # -- operations ---------------------------------------------------------------------------------
@@ -291,6 +312,14 @@ class Graph:
         """Run a function of each number that keeps its ``input``, its ``output`` or ``nothing``."""
         return self.op([x], saves=[x] if keeps == "input" else (), saves_output=keeps == "output", work=work)
 
+    def within(self, x: Value) -> Value:
+        """Run a function that writes over its input and keeps nothing; its gradient is a tensor of its own."""
+        grad = self.needs(x)
+        out = Value(x.storage, x.rows, x.width, x.element, Slot(x.bytes) if grad else None)
+        if grad:
+            self.record((x,), (out,))
+        return out
+
     def add(self, a: Value, b: Value, *, into: bool = False) -> Value:
         """Add; `into` writes over the first."""
         grad = self.needs(a, b)
@@ -337,10 +366,14 @@ class Graph:
         element = compute or (x.element if weight.unpacked else max(x.element, weight.element))
         keep_weight = cast if x.slot is not None else None
         kept = self.op([x], element=weight.keeps_input) if weight.keeps_input else x
+        again = weight.unpacked
+        if weight.unpacking and x.slot is not None and self.keeps:
+            self.touch(weight.unpacking)
+            keep_weight, again = Storage(self, weight.unpacked, FIXED), 0
         out = self.op(
             [x], width, element=element, saves=[kept] if weight.slot is not None or weight.keeps_input else (),
-            work=weight.unpacked + (cast.bytes if cast and weight.slot is not None else 0),
-            scratch=weight.unpacked, weights=[weight], kind=TOKENS,
+            work=again + (cast.bytes if cast and weight.slot is not None else 0),
+            scratch=again, weights=[weight], kind=TOKENS,
         )  # fmt: skip
         if out.slot is not None and keep_weight is not None:
             self.nodes[-1].saved.append(keep_weight)
@@ -386,7 +419,8 @@ class Graph:
         self.keeps = True
         outputs = [Value(y.storage, y.rows, y.width, y.element, Slot(y.bytes)) for y in made]
         region = Region(run, inputs, [y.storage for y in outputs] if discards else [])
-        self.nodes.append(Node([x.slot for x in inputs], [y.slot for y in outputs], [], 0, False, (), False, region))
+        node = Node([x.slot for x in inputs], [y.slot for y in outputs], [], 0, False, (), False, region, self.away)
+        self.nodes.append(node)
         return region, outputs
 
     def discard(self, region: Region | None) -> None:
@@ -431,6 +465,20 @@ class Graph:
             elif grad is not None:
                 slot.grad = grad
         region.sources, region.sinks, region.outputs = [], [], []
+
+    def offloaded(self) -> int:
+        """Return what is kept by operations alone that are away, in tensors large enough. [bytes]."""
+
+        def held(node: Node) -> list[Storage]:
+            return node.saved if node.region is None else [storage for storage, *_ in node.region.inputs]
+
+        stays = {id(storage) for node in self.nodes if not node.away for storage in held(node)}
+        leaves = {id(storage): storage for node in self.nodes if node.away for storage in held(node)}
+        return sum(
+            storage.bytes
+            for key, storage in leaves.items()
+            if key not in stays and storage.bytes >= LEAST_OFFLOADED and storage.kind != SHARED
+        )
 
     # -- backward -----------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from vrameter.memory.optimizer import Parameter
+from vrameter.memory.torch_allocator import uncut_bytes
 from vrameter.model.architecture import Architecture, Component, Layer, Tensor
 from vrameter.model.formats import Format
 from vrameter.training.programs.scene import Use
@@ -14,6 +15,8 @@ from vrameter.training.setup import TRAINED, Setup
 from vrameter.units import ceil_div
 
 _OUTSIDE = ("token", "position", "head")
+# Bytes a number while GPTQ's words are shifted apart: int32, and int8 beside it.
+SHIFTS = 5
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Holding:
         setup = self.setup
         if tensor.buffer or component.kind in setup.frozen:
             return False
+        if setup.samples_layers:
+            return component.name == TRAINED or any(each is tensor for each in component.tensors)
         if setup.full:
             return setup.settings.finetuning != "freeze" or component.name == TRAINED
         return self.trained_norms and tensor.role == "norm"
@@ -61,15 +66,17 @@ class Holding:
         return Use(
             element=element, trained=trained, grad_element=recipe.gradient,
             unpacked=tensor.size * recipe.numbers.compute if packed else 0,
-            keeps_input=setup.stack.packed_keeps_input if packed else self._kept_in_float8(tensor), adapter=adapter,
+            keeps_input=setup.stack.packed_keeps_input if packed else int(self.multiplies_in_float8(tensor)), adapter=adapter,
+            unpacking=tensor.size * SHIFTS if packed and (setup.plan.quantization or "").startswith("gptq") else 0,
         )  # fmt: skip
 
-    def _kept_in_float8(self, tensor: Tensor) -> int:
-        """Return the size of the numbers in which Transformer Engine's float8 products keep their inputs; 0: as they are."""
+    def multiplies_in_float8(self, tensor: Tensor) -> bool:
+        """Say whether Transformer Engine multiplies by a matrix in float8, and so keeps its input in one byte a number."""
         setup = self.setup
-        if setup.settings.precision != "fp8" or setup.stack.program != "megatron":
-            return 0
-        return int(len(tensor.shape) > 1 and tensor.slot not in _OUTSIDE and tensor.role != "router")
+        return (
+            setup.settings.precision == "fp8" and setup.stack.program == "megatron" and len(tensor.shape) > 1
+            and tensor.role not in ("embedding", "head", "router") and tensor.slot not in _OUTSIDE
+        )  # fmt: skip
 
     def format(self, component: Component, layer: int | None, tensor: Tensor) -> Format | None:
         """Return the format of a quantised tensor, None where it is stored plainly."""
@@ -139,18 +146,20 @@ class Holding:
     def weight_bytes(self) -> int:
         """Weights of the model itself on this device, trained and frozen. [bytes].
 
-        Transformer Engine keeps two float8 copies of each matrix, by rows and by columns, beside the 16-bit one.
+        Transformer Engine keeps two float8 copies of each matrix, by rows and by columns, beside the 16-bit one, or in its
+        place (``fp8-param-gather``).
         """
         setup = self.setup
         recipe, whole = setup.recipe, setup.degrees.splits_weights
         if setup.offloads_weights:
             return 0
         total = 0
-        copies = setup.settings.precision == "fp8" and setup.stack.name == "megatron"
+        alone = setup.megatron is not None and setup.megatron.flag("fp8-param-gather")
         for component, layer, tensor, times in self.tensors():
-            total += times * self.split(self._stored(component, layer, tensor, recipe.weight), tensor, when=whole)
-            if copies and len(tensor.shape) > 1 and layer is not None:
-                total += times * 2 * tensor.size
+            stored = times * self.split(self._stored(component, layer, tensor, recipe.weight), tensor, when=whole)
+            copied = setup.stack.name == "megatron" and layer is not None and self.multiplies_in_float8(tensor)
+            copies = 2 * times * tensor.size if copied else 0
+            total += copies if copies and alone else stored + copies
         return total
 
     def _stored(self, component: Component, layer: Layer | None, tensor: Tensor, element: int) -> int:
@@ -163,11 +172,54 @@ class Holding:
         return sum(form.bytes_of(shape).total for form, shape in self.setup.plan.stored(component, index, tensor))
 
     @cached_property
+    def uncut(self) -> int:
+        """Bytes that the allocator does not cut off blocks of a full training's state, which is made tensor by tensor.
+
+        Weights come first, then a buffer of gradients, masters, and the optimizer's numbers; where a device holds shards,
+        they lie in a few large buffers instead.
+        """
+        setup = self.setup
+        recipe, rule, state = setup.recipe, setup.rule, setup.recipe.state_element
+        if not setup.full or setup.degrees.splits_state or setup.offloads_weights:
+            return 0
+        found: list[tuple[int, bool, int]] = []
+        for component, _, tensor, times in self.tensors():
+            # Each of Megatron's experts has matrices of its own.
+            apart = tensor.role == "experts" and setup.stack.program == "megatron"
+            count = tensor.shape[0] if apart else 1
+            found.append((tensor.size // count, self.trained(component, tensor), times * count))
+        blocks = [size * recipe.weight for size, _, times in found for _ in range(times)]
+        sizes = [size for size, trained, times in found if trained for _ in range(times)]
+        if recipe.main_gradient:
+            blocks.append(sum(sizes) * recipe.main_gradient)
+        if not setup.offloads_optimizer:
+            blocks += [size * recipe.master for size in sizes]
+            if not (rule.bits or rule.paged):
+                blocks += [size * state for size in sizes for _ in range(rule.moments)]
+        return uncut_bytes(tuple(blocks))
+
+    @cached_property
     def trained_elements(self) -> int:
         """Trained parameters of the model itself on this device, before any sharding."""
         return sum(
             tensor.size * times for component, _, tensor, times in self.tensors() if self.trained(component, tensor)
         )
+
+    @cached_property
+    def held_back(self) -> int:
+        """Gradients that each device keeps whole until the last micro-batch of a step is reduced. [bytes]."""
+        setup = self.setup
+        kind = "fsdp2" if setup.degrees.fsdp == "fsdp2" else "fsdp1"
+        waits = setup.degrees.fsdp is not None and setup.settings.grad_accumulation > 1
+        if (
+            not waits
+            or kind not in setup.stack.holds_back
+            or not setup.full
+            or setup.settings.optimizer_in_backward
+            or setup.settings.offload_gradients
+        ):
+            return 0
+        return self.trained_elements * setup.recipe.numbers.compute
 
     def per_device(self, element: int, *, when: bool) -> int:
         """Return what one number of `element` bytes for each trained parameter takes, split or not. [bytes]."""

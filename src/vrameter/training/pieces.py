@@ -14,11 +14,14 @@ from vrameter.model.architecture import Attention, Component, FeedForward, Layer
 from vrameter.model.megatron import image_tokens
 from vrameter.training import losses
 from vrameter.training.companions import scores_vocabulary
+from vrameter.training.constants import constants
 from vrameter.training.families import traits_of
 from vrameter.training.graph import Graph, Value
 from vrameter.training.holdings import Holding
+from vrameter.training.programs.litgpt import FIRST_ADAPTED_LAYER
 from vrameter.training.programs.scene import Kernels, Scene, Traits, Use, norms_of
 from vrameter.training.setup import TRAINED, Setup
+from vrameter.training.sight import tower_pieces
 from vrameter.training.simulate import Cost, cost
 from vrameter.training.step import Piece, joined
 from vrameter.units import ceil_div
@@ -65,27 +68,38 @@ class Pieces:
         """The kernels that the settings name."""
         settings = self.setup.settings
         asked = settings.attn_implementation or "sdpa"
-        local = self.setup.architecture.model_type.endswith("_local")
+        local = self.setup.stack.program == "megatron" and self.setup.architecture.model_type.endswith("_local")
         odd = self.setup.stack.program == "megatron" and any(
             isinstance(part, Attention) and part.head_dim % 8
             for layer, _ in self.setup.architecture.main.layer_groups for part in layer.parts
         )  # fmt: skip
         attention = "eager" if asked == "eager" or local or odd else "sdpa" if asked == "sdpa" else "flash"
+        if attention == "flash" and self.prefers_cudnn:
+            attention = "cudnn"
         fused = settings.fused_kernels or settings.compile
         return Kernels(
             attention=attention, repeats_kv=self.setup.stack.repeats_kv and attention == "sdpa", norm=fused, rope=fused,
-            activation=fused,
+            activation=fused, local=local,
         )  # fmt: skip
 
-    def scene(self, component: Component) -> Callable[[Graph], Scene]:
-        """Return the maker of scenes for a component's programs."""
+    @property
+    def prefers_cudnn(self) -> bool:
+        """Whether Transformer Engine runs cuDNN's attention: on Hopper, and where kernels need not be deterministic on Blackwell."""
+        setup = self.setup
+        device, args = setup.ask.device, setup.megatron
+        if setup.stack.program != "megatron" or (args is not None and args.text("attention-backend") == "flash"):
+            return False
+        capability = float(device.compute_capability or 0) if device is not None else 9
+        return 9 <= capability < 10 or (capability >= 10 and not (args is not None and args.flag("deterministic-mode")))
+
+    def scene(self, component: Component, *, prompted: bool = True) -> Callable[[Graph], Scene]:
+        """Return the maker of scenes for a component's programs; `prompted` where learned prompts are attended to as well."""
         setup, holding = self.setup, self.holding
         traits = self.traits(component)
         length = self.length(component)
         known: dict[int, Use] = {}
-        kernels = self.kernels
-        if component.kind == "encoder" and setup.architecture.decoder is not None:
-            kernels = replace(kernels)
+        tower = component.name == "vision"
+        kernels = replace(self.kernels, masks=not (self.kernels.local or tower))
 
         def use(tensor: Tensor) -> Use:
             found = known.get(id(tensor))
@@ -95,14 +109,15 @@ class Pieces:
 
         adapters = setup.adapters
         enabled = adapters.by_slot if adapters else {}
-        prompt = setup.recipe.numbers.compute if adapters and adapters.method == "adapter" else 0
+        prompt = setup.recipe.numbers.compute if prompted and self.prompts else 0
 
         def make(graph: Graph) -> Scene:
             return Scene(
                 graph, setup.settings.micro_batch * self.sequences, length, setup.recipe.numbers, kernels, traits,
-                use, keys=setup.length if setup.degrees.context > 1 else 0, enabled=enabled, prompt_element=prompt,
-                ranks=self.ranks, exchanges=setup.degrees.expert > 1,
+                use, keys=setup.length if setup.degrees.context > 1 and not tower else 0, enabled=enabled, prompt_element=prompt,
+                ranks=self.split(component), exchanges=setup.degrees.expert > 1,
                 expert_ranks=setup.degrees.expert_tensor, memory_tokens=self.memory_tokens, checkpoints=self.checkpoints,
+                offloads=self.offloads, routing=self.routing,
             )  # fmt: skip
 
         return make
@@ -114,6 +129,8 @@ class Pieces:
             found = replace(found, attention_dropout=settings.attention_dropout)
         if settings.hidden_dropout is not None:
             found = replace(found, hidden_dropout=settings.hidden_dropout)
+        if self.setup.megatron is not None and self.setup.megatron.text("moe-router-dtype") == "fp32":
+            found = replace(found, router="fp32")
         return found
 
     def length(self, component: Component) -> int:
@@ -134,7 +151,11 @@ class Pieces:
 
     def rows(self, component: Component) -> int:
         """Return the tokens of one forward pass of a component on this device, split by sequence parallelism."""
-        return self.setup.settings.micro_batch * self.sequences * self.length(component) // self.ranks
+        return self.setup.settings.micro_batch * self.sequences * self.length(component) // self.split(component)
+
+    def split(self, component: Component) -> int:
+        """Return the devices among which a component's tokens are split: those of a tower of images never are."""
+        return 1 if component.name == "vision" else self.ranks
 
     @cached_property
     def checkpoints(self) -> frozenset[str]:
@@ -145,6 +166,26 @@ class Pieces:
         return frozenset(setup.settings.recompute_modules or ("core_attn",))
 
     @cached_property
+    def routing(self) -> int:
+        """What experts on this device get of routed tokens, in thousandths of an even share: uneven unless they are all here."""
+        setup = self.setup
+        if setup.degrees.expert == 1 or setup.stack.program != "megatron":
+            return 1000
+        args = setup.megatron
+        even = ("moe-expert-capacity-factor", "moe-router-force-load-balancing")
+        if args is not None and any(args.flag(name) for name in even):
+            return 1000
+        return constants().routing.typical
+
+    @cached_property
+    def offloads(self) -> frozenset[str]:
+        """Parts of a layer whose kept tensors Megatron's fine-grained offloading takes to host memory."""
+        args = self.setup.megatron
+        if args is None or not args.flag("fine-grained-activation-offloading"):
+            return frozenset()
+        return frozenset(args.text("offload-modules").strip("[]").split())
+
+    @cached_property
     def ranks(self) -> int:
         """Devices among which tokens are split between matrices."""
         degrees = self.setup.degrees
@@ -152,8 +193,11 @@ class Pieces:
 
     @cached_property
     def sequences(self) -> int:
-        """Sequences that one sample makes: a chosen and a rejected answer are two."""
-        return 2 if self.setup.settings.objective in ("dpo", "ipo", "orpo", "simpo", "cpo", "kto") else 1
+        """Sequences that one sample makes: a chosen and a rejected answer are two, of which a pack holds both."""
+        settings = self.setup.settings
+        if settings.objective == "reranker":
+            return self.setup.stack.documents
+        return 2 if settings.objective in ("dpo", "ipo", "orpo", "simpo", "cpo") and not settings.packing else 1
 
     @cached_property
     def tokens(self) -> int:
@@ -165,7 +209,7 @@ class Pieces:
     @cached_property
     def all(self) -> tuple[Piece, ...]:
         """The pieces of one forward pass, in order."""
-        found: list[Piece] = []
+        found = tower_pieces(self) if self.seen else []
         bodies = [
             component
             for component in self.holding.share.loaded
@@ -187,6 +231,12 @@ class Pieces:
         return tuple(found)
 
     @cached_property
+    def seen(self) -> bool:
+        """Whether the settings say what a sample shows."""
+        settings = self.setup.settings
+        return settings.image_size is not None or settings.video is not None
+
+    @cached_property
     def deferred(self) -> int:
         """What waits for the embedding's gradient, where Megatron puts it off: logits' gradients and their inputs. [bytes]."""
         args = self.setup.megatron
@@ -203,18 +253,23 @@ class Pieces:
         found: list[Piece] = []
         if self.holding.first and component.name != TRAINED:
             found.append(self._embedding(component, given))
-        made: dict[tuple[int, bool, bool], Piece] = {}
+        made: dict[tuple[int, bool, bool, bool], Piece] = {}
         # Layers below those that are trained make no graph at all.
         still = setup.settings.finetuning == "freeze" and component.name != TRAINED
         grad = not still and component.name != TRAINED and self._embedding_has_gradient(component)
+        alone = setup.adapters is not None and setup.adapters.method == "adapter"
         layers: list[Piece] = []
         for number, layer in enumerate(component.layers):
+            prompted = self.prompts and component.first_layer + number >= FIRST_ADAPTED_LAYER
             again = self.recomputes(number, len(component.layers))
-            key = (id(layer), grad, again)
+            key = (id(layer), grad, again, prompted)
             if key not in made:
-                made[key] = self._layer(component, layer, given, input_grad=grad, recomputed=again)
+                made[key] = self._layer(component, layer, given, input_grad=grad, recomputed=again, prompted=prompted)
             layers.append(made[key])
-            grad = not still
+            grad = not still and (prompted or not alone)
+        if self.holding.last and self.offloads and layers:
+            # What the backward pass needs at once stays.
+            layers[-1] = replace(layers[-1], cost=replace(layers[-1].cost, offloaded=0))
         size = self.layers_per_checkpoint
         return [*found, *(joined(layers[start : start + size]) for start in range(0, len(layers), size))]
 
@@ -240,6 +295,12 @@ class Pieces:
             return (number + 1) % (asked or 1) == 0
         return settings.recompute_policy == "op"
 
+    @cached_property
+    def prompts(self) -> bool:
+        """Whether layers attend to learned prompts of their own."""
+        adapters = self.setup.adapters
+        return adapters is not None and adapters.method in ("adapter", "adapter_v2")
+
     def _embedding_has_gradient(self, component: Component) -> bool:
         setup = self.setup
         if setup.full or setup.settings.recompute != "none" or not self.holding.first:
@@ -255,36 +316,46 @@ class Pieces:
         ids = self.tokens * 8
         made = Cost(ids, ids, 0, 0, ids + size, size, ids + size + (largest if self.accumulates else fresh),
                     0 if self.accumulates else fresh, size)  # fmt: skip
-        gathered = 0 if setup.degrees.fsdp else self.gathered(sum(tensor.size for tensor in component.tensors))
-        return Piece("embedding", made, 0, gradients=0 if self.accumulates else fresh, gathered=gathered)
+        gathered = 0 if self.joins_ends else self.gathered(sum(tensor.size for tensor in tables))
+        pending, joined = self.outermost
+        return Piece("embedding", made, 0, gradients=0 if self.accumulates else fresh, gathered=gathered,
+                     extra_backward=pending + joined)  # fmt: skip
 
     def _layer(
-        self, component: Component, layer: Layer, given: int, *, input_grad: bool, recomputed: bool | None = None
+        self,
+        component: Component,
+        layer: Layer,
+        given: int,
+        *,
+        input_grad: bool,
+        recomputed: bool | None = None,
+        prompted: bool = False,
     ) -> Piece:
         setup = self.setup
         settings = setup.settings
-        made = self._layer_cost(component, layer, input_grad=input_grad)
+        made = self._layer_cost(component, layer, input_grad=input_grad, prompted=prompted)
         by_operation = settings.recompute == "selective" and settings.recompute_policy == "op"
         recomputed = self.recomputes(0, 1) if recomputed is None else recomputed
         kept = given + (self._kept_products(layer, component.hidden_size) if by_operation else 0)
         return Piece(
             "layer", made, given, recomputed=recomputed,
             kept_input=0 if settings.activation_offload else kept,
-            gathered=self.gathered(layer.num_params), gradients=made.gradients,
+            gathered=self.gathered(layer.num_params), gradients=made.gradients, extra_backward=self.outermost[0],
         )  # fmt: skip
 
-    def _layer_cost(self, component: Component, layer: Layer, *, input_grad: bool) -> Cost:
+    def _layer_cost(self, component: Component, layer: Layer, *, input_grad: bool, prompted: bool) -> Cost:
         """Return what a layer's program costs, remembered for the next question about the same layer."""
         setup = self.setup
         key = (
-            id(layer), component.kind, component.name, self.rows(component), self.length(component), setup.length, input_grad, self.accumulates,
+            id(layer), component.kind, component.name, self.rows(component), self.length(component), setup.length, input_grad, prompted,
+            self.accumulates,
             self.kernels, self.traits(component), self.signature,
         )  # fmt: skip
         known = _COSTS.get(key)
         if known is not None:
             return known[1]
         made = cost(
-            lambda scene, x: self.program.layer(scene, layer, x), self.scene(component), width=component.hidden_size,
+            lambda scene, x: self.program.layer(scene, layer, x), self.scene(component, prompted=prompted), width=component.hidden_size,
             element=setup.recipe.numbers.residual, rows=self.rows(component), accumulates=self.accumulates, input_grad=input_grad,
         )  # fmt: skip
         if len(_COSTS) >= REMEMBERED:
@@ -300,7 +371,7 @@ class Pieces:
         return (
             setup.recipe, setup.degrees, setup.plan.quantization, setup.plan.dtype, setup.frozen, setup.settings.finetuning,
             setup.settings.micro_batch, self.sequences, adapter, setup.stack.program, setup.stack.packed_keeps_input,
-            self.checkpoints,
+            setup.settings.precision, self.checkpoints, self.offloads, self.routing, setup.samples_layers,
         )  # fmt: skip
 
     def _kept_products(self, layer: Layer, width: int) -> int:
@@ -351,14 +422,38 @@ class Pieces:
             whole = self.holding.share.num_params
             grads = 4 if setup.full else 0
             return whole * (setup.recipe.numbers.compute + grads)
-        return sides * setup.recipe.numbers.compute if setup.degrees.fsdp else 0
+        return sides * setup.recipe.numbers.compute if self.joins_ends else 0
+
+    @cached_property
+    def joins_ends(self) -> bool:
+        """Whether FSDP's outermost group holds the embedding and the output layer."""
+        setup = self.setup
+        return setup.degrees.fsdp is not None and not (setup.stack.shards_ends and setup.full)
+
+    @cached_property
+    def outermost(self) -> tuple[int, int]:
+        """Gradients of FSDP's outermost group, which is reduced last. [bytes].
+
+        The output layer's waits from the start of the backward pass; at its end all of the group are put together, for a flat
+        parameter or for the reduction.
+        """
+        setup = self.setup
+        if not self.joins_ends or self.stays_whole or not setup.full:
+            return 0, 0
+        sides = [(component, tensor) for component in self.holding.share.loaded for tensor in component.tensors]
+        trained = [tensor for component, tensor in sides if self.holding.trained(component, tensor)]
+        tied = self.holding.share.tied or setup.architecture.tied
+        waiting = sum(tensor.size for tensor in trained if tensor.slot == ("token" if tied else "head"))
+        element = setup.recipe.numbers.compute
+        joined = max(element, setup.recipe.gradient if setup.degrees.fsdp == "fsdp2" else 0)
+        return waiting * element, sum(tensor.size for tensor in trained) * joined
 
     @cached_property
     def buckets(self) -> int:
         """Copies of gradients on their way between devices. [bytes].
 
-        Data parallelism copies all of them to buckets once; ZeRO reduces a bucket of `h * h` numbers at a time and
-        keeps a second one filling; FSDP reduces one layer's at a time, in fp32 where parameters are.
+        Data parallelism copies all of them to buckets once; ZeRO reduces a bucket of `h * h` numbers (or of what a stack's
+        own configuration says, whatever is trained) at a time and keeps a second one filling; FSDP reduces one layer's at a time, in fp32 where parameters are.
         """
         setup, degrees = self.setup, self.setup.degrees
         if degrees.data * degrees.context == 1 or setup.stack.program == "megatron":
@@ -367,11 +462,20 @@ class Pieces:
         trained += self.holding.adapter_parameters * setup.recipe.weight
         if degrees.zero:
             width = setup.architecture.main.hidden_size
+            if degrees.zero < 3 and setup.stack.zero_bucket:
+                return setup.stack.zero_bucket * setup.recipe.gradient
             return min(2 * trained, 2 * width * width * setup.recipe.gradient)
         if degrees.fsdp:
             layers = max((piece.gathered for piece in self.all if piece.name == "layer"), default=0)
             return layers // setup.recipe.numbers.compute * (setup.recipe.numbers.compute + 4) if setup.full else 0
         return trained
+
+    @cached_property
+    def broadcast(self) -> int:
+        """What the first broadcast of DistributedDataParallel copies: all parameters, frozen ones included. [bytes]."""
+        setup, degrees = self.setup, self.setup.degrees
+        plain = setup.stack.program == "transformers" and not degrees.zero and degrees.fsdp is None
+        return self.holding.weight_bytes if plain and degrees.data > 1 else 0
 
     def gathered(self, num_params: int) -> int:
         """Return what weights take while they are put together from shards. [bytes]."""
@@ -403,7 +507,7 @@ class Pieces:
         )  # fmt: skip
         given = self.rows(body) * body.hidden_size * setup.recipe.numbers.residual
         return Piece("head", made, given, gradients=made.gradients,
-                     gathered=self.gathered(head.size if head is not None and not setup.degrees.fsdp else 0))  # fmt: skip
+                     gathered=self.gathered(head.size if head is not None and not self.joins_ends else 0))  # fmt: skip
 
     def head_tensor(self, body: Component) -> Tensor | None:
         """Return the matrix from the last hidden state to the vocabulary, a tied embedding included."""
@@ -419,14 +523,17 @@ class Pieces:
     def _loss(self, scene: Scene, x: Value, head: Tensor, vocab: int) -> Value | None:
         setup = self.setup
         kind, asked = setup.stack.loss, setup.settings.loss or "full"
+        if kind == "megatron":
+            args = setup.megatron
+            te = args.text("cross-entropy-fusion-impl") == "te" if args else setup.stack.name == "megatron-bridge"
+            fused = asked == "fused" or setup.settings.cross_entropy_loss_fusion
+            losses.parallel(scene, x, head, vocab, compiled=fused and not te, within=fused and te)
+            return None
         if asked == "fused":
             losses.fused(scene, x, head, vocab)
             return None
         if kind == "fabric":
-            return losses.fabric(scene, x, head, vocab)
-        if kind == "megatron":
-            losses.parallel(scene, x, head, vocab)
-            return None
+            return losses.fabric(scene, x, head, vocab, setup.settings.loss_chunk_tokens or 0)
         if asked == "chunked" and setup.stack.loss_pieces:
             losses.in_pieces(scene, x, head, vocab, setup.stack.loss_pieces, compiled=setup.settings.compile)
             return None
@@ -437,7 +544,11 @@ class Pieces:
         if setup.settings.compile and setup.stack.compiles_loss:
             losses.chunked(scene, x, head, vocab, x.rows, compiled=True)
             return None
-        return losses.full(scene, x, head, vocab, shifts=setup.stack.shifts_logits)
+        # transformers' Trainer runs half precision under autocast; DeepSpeed does not.
+        mixed = setup.settings.autocast is not False and not setup.degrees.zero
+        return losses.full(
+            scene, x, head, vocab, shifts=setup.stack.shifts_logits, holds=setup.stack.holds_output, mixed=mixed
+        )
 
 
 def _final_norms(body: Component) -> list[tuple[Tensor, ...]]:

@@ -11,12 +11,12 @@ import msgspec
 from vrameter.engines import Ask
 from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
-from vrameter.memory.optimizer import Optimizer, optimizer
+from vrameter.memory.optimizer import Optimizer, optimizer, options
 from vrameter.memory.weights import WeightPlan, weight_plan
-from vrameter.model import parts
 from vrameter.model.architecture import Architecture, Attention, Component, FeedForward, LatentAttention
 from vrameter.model.dtypes import dtype as dtype_named
 from vrameter.model.megatron import Arguments
+from vrameter.model.output_layer import untied
 from vrameter.settings.training import AdapterSettings, TrainingSettings
 from vrameter.spec import Parallelism, check
 from vrameter.training.adapting import Adapting, adapting
@@ -25,6 +25,8 @@ from vrameter.training.recipes import SIZES, Recipe, eager_recipe
 from vrameter.training.stacks import Stack, stack
 
 DEFAULT_LENGTH = 2048
+# An optimizer that trains a few layers at a time (R. Pan et al., "LISA", 2024, arXiv:2403.17919).
+LISA = "lisa_adamw"
 # Formats that can be trained on with adapters: their matrices can be unpacked for a product.
 TRAINABLE_FORMATS = (
     "bnb",
@@ -42,6 +44,11 @@ TRAINABLE_FORMATS = (
     "int8",
     "w8a8",
 )
+# Formats of a checkpoint that adapters are not trained on: its matrices are unpacked on loading (transformers 5.23,
+# ``quantizers/quantizer_mxfp4.py``: ``is_trainable``).
+UNTRAINABLE = ("mxfp4",)
+# Objectives whose classes have a score in place of the output layer (``AutoModelForSequenceClassification``).
+SCORED = ("sequence-classification", "reward")
 FROZEN_NAMES = {
     "vit": ("vision", "audio"), "vision": ("vision",), "aligner": ("projector",), "projector": ("projector",), "audio": ("audio",),
     "llm": ("decoder", "head"), "encoder": ("encoder",),
@@ -63,6 +70,7 @@ class Degrees:
     zero: int
     fsdp: str | None
     offload: str | None
+    instances: int = 1
 
     @property
     def devices(self) -> int:
@@ -71,13 +79,13 @@ class Degrees:
 
     @property
     def shards(self) -> int:
-        """Devices among which a dense parameter's state can be split."""
-        return self.data * self.context
+        """Devices among which a dense parameter's state can be split: those of one of the optimizer's instances."""
+        return max(1, self.data * self.context // self.instances)
 
     @property
     def expert_shards(self) -> int:
         """Devices among which an expert's state can be split."""
-        return max(1, self.data * self.context * self.tensor // (self.expert * self.expert_tensor))
+        return max(1, self.data * self.context * self.tensor // (self.expert * self.expert_tensor * self.instances))
 
     @property
     def splits_weights(self) -> bool:
@@ -127,6 +135,11 @@ class Setup:
         return Arguments(model["megatron_args"]) if isinstance(model, dict) and "megatron_args" in model else None
 
     @property
+    def samples_layers(self) -> bool:
+        """Whether a few layers at a time are trained, beside embeddings and head (LISA)."""
+        return self.rule.name == LISA and self.settings.finetuning == "full"
+
+    @property
     def full(self) -> bool:
         """Whether the base model itself is trained."""
         return self.adapters is None
@@ -135,6 +148,14 @@ class Setup:
     def local_length(self) -> int:
         """Tokens of one sequence on this device. [tokens]."""
         return -(-self.length // self.degrees.context)
+
+    @property
+    def deals_tensors(self) -> bool:
+        """Whether Megatron's layer-wise optimizer deals whole tensors out to devices, without a layout of its buffers."""
+        return (
+            self.megatron is not None and self.rule.matrices_only and self.degrees.splits_state
+            and self.megatron.flag("no-use-layer-wise-param-layout")
+        )  # fmt: skip
 
     @property
     def offloads_optimizer(self) -> bool:
@@ -160,14 +181,19 @@ def setup(ask: Ask) -> Setup:
     settings, assumed = _with_defaults(given, found)
     settings = _micro_batch(_with_arguments(settings, ask), found, ask)
     architecture = untied(ask.architecture) if found.unties else ask.architecture
+    if settings.objective in SCORED:
+        architecture = headless(architecture)
     if settings.finetuning == "freeze":
         architecture = last_layers(architecture, settings.num_trainable_layers or 2)
+    rule = optimizer(settings.optimizer)
+    if rule.name == LISA and settings.finetuning == "full":
+        architecture = last_layers(architecture, active_layers(settings))
     tunes = settings.finetuning in ("lora", "dora", "peft")
     plan = ask.weight_plan()
-    if plan.from_config and not tunes:
+    unpacks = (plan.quantization or "").startswith(UNTRAINABLE)
+    if plan.from_config and (not tunes or unpacks):
         plan = weight_plan(architecture, dtype=ask.request.dtype, quantization="none")
     degrees = _degrees(ask, found)
-    rule = optimizer(settings.optimizer)
     if found.fused_steps and rule.name == "adamw_torch":
         rule = replace(rule, step="fused", temporaries=0)
     warnings = list(plan.warnings)
@@ -197,18 +223,32 @@ def setup(ask: Ask) -> Setup:
 
 
 @lru_cache(maxsize=64)
-def untied(architecture: Architecture) -> Architecture:
-    """Return a model with an output layer of its own."""
-    if not architecture.tied:
-        return architecture
-    main = architecture.main
-    tensors = parts.lm_head(main.vocab_size, main.hidden_size)
-    head = Component(kind="head", name="head", hidden_size=main.hidden_size, tensors=tensors)
-    others = tuple(each for each in architecture.components if each.kind != "head")
-    return replace(architecture, components=(*others, head), tied=())
+def headless(architecture: Architecture) -> Architecture:
+    """Return a model whose output layer is a score of one row instead of a vocabulary."""
+    return replace(
+        architecture, components=tuple(each for each in architecture.components if each.kind not in ("head", "mtp"))
+    )
 
 
 TRAINED = "trained"
+
+
+def active_layers(settings: TrainingSettings) -> int:
+    """Return how many layers LISA trains at a time [layers].
+
+    Raises
+    ------
+    RequestError
+        Where it is no count.
+    """
+    given = options(settings.optimizer_args).get("lisa_activated_layers", "2")
+    if not given.isdigit() or not int(given):
+        raise RequestError(
+            tr("settings.optimizer_args: lisa_activated_layers '%(value)s' is no count of layers.", value=given),
+            field="settings.optimizer_args",
+            hint=tr("Give %(expected)s.", expected="lisa_activated_layers=2"),
+        )
+    return int(given)
 
 
 @lru_cache(maxsize=64)
@@ -324,9 +364,12 @@ def _degrees(ask: Ask, found: Stack) -> Degrees:
     silent = data > 1 and asked.fsdp is None and asked.zero_stage == 0
     fsdp = asked.fsdp.lower() if asked.fsdp else found.fsdp if silent else None
     zero = found.zero_stage if silent else asked.zero_stage
+    model = ask.request.model
+    args = Arguments(model["megatron_args"] if isinstance(model, dict) and "megatron_args" in model else {})
     return Degrees(
         asked.tensor, asked.pipeline, data, asked.context, asked.expert, expert_tensor, asked.virtual_pipeline,
         asked.sequence, zero, None if fsdp in ("no_shard", "ddp", "none") else fsdp, asked.offload,
+        max(1, args.number("num-distributed-optimizer-instances", 1)),
     )  # fmt: skip
 
 

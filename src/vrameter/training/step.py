@@ -50,7 +50,7 @@ class Piece:
     @property
     def saved(self) -> int:
         """What stays from its forward to its backward pass."""
-        return self.kept_input if self.recomputed else self.cost.saved + self.extra_saved
+        return self.kept_input if self.recomputed else self.cost.saved - self.cost.offloaded + self.extra_saved
 
 
 def joined(pieces: Sequence[Piece]) -> Piece:

@@ -8,11 +8,14 @@ References
 .. [2] peft 0.21, ``tuners/lora/layer.py``: the input is cast to the adapter's dtype, dropped out, and multiplied twice.
 .. [3] bitsandbytes 0.50, ``autograd/_functions.py``: a 4-bit matrix is unpacked for each product, forward and backward.
 .. [4] Liger-Kernel 0.8, ``ops``: what the fused norms, rotations and activations keep.
+.. [5] PyTorch 2.13, ``distributed/tensor/experimental/_context_parallel/_attention.py``: all-gather of keys and values.
+.. [6] AutoGPTQ 0.7, ``nn_modules/qlinear/qlinear_cuda_old.py``: ``torch.matmul`` with a matrix made by shifts of int32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 
@@ -57,6 +60,9 @@ class Use:
     keeps_input
         Size of the numbers in which a product keeps a copy of its input instead of the input: of a frozen matrix all the same
         (bitsandbytes before 0.43), in float8 (Transformer Engine); 0: none. [bytes]
+    unpacking
+        Bytes that unpacking takes on the way, where autograd keeps the unpacked matrix (AutoGPTQ [6]_); 0: it is unpacked
+        again. [bytes]
     """
 
     element: int
@@ -64,6 +70,7 @@ class Use:
     grad_element: int = 0
     unpacked: int = 0
     keeps_input: int = 0
+    unpacking: int = 0
     adapter: AdapterUse | None = None
 
 
@@ -93,12 +100,16 @@ class Kernels:
     Parameters
     ----------
     attention
-        ``eager``, ``sdpa`` (a fused kernel of torch) or ``flash`` (packed, grouped heads kept as they are).
+        ``eager``, ``sdpa`` (a fused kernel of torch), ``flash`` (packed, grouped heads kept as they are) or ``cudnn``.
     repeats_kv
         Whether keys and values are copied out to every query head before a fused kernel.
     norm, rope, activation
         Whether a fused kernel, or a compiler that fuses what stands between matrix products, replaces the module's own
         operations: it keeps inputs and makes the rest again in the backward pass.
+    local
+        Whether Megatron's own modules run in place of Transformer Engine's.
+    masks
+        Whether attention in separate operations keeps a mask of padding in each layer.
     """
 
     attention: str = "sdpa"
@@ -106,6 +117,8 @@ class Kernels:
     norm: bool = False
     rope: bool = False
     activation: bool = False
+    local: bool = False
+    masks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +136,7 @@ class Traits:
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0
     router: str = "softmax"
+    widens_logits: bool = True
 
 
 @dataclass
@@ -141,6 +155,8 @@ class Scene:
         Devices among which tokens are split between matrices (sequence parallelism). [devices]
     exchanges
         Whether routed tokens travel between devices.
+    routing
+        What a device's experts get of them, in thousandths of an even share.
     expert_ranks
         Devices that split each expert, so that all their tokens meet there. [devices]
     memory_tokens
@@ -149,6 +165,8 @@ class Scene:
         Size of the numbers of a learned prompt that each layer attends to; 0 without one. [bytes]
     checkpoints
         Parts of a layer that run again in the backward pass, under Megatron's names.
+    offloads
+        Parts of a layer whose kept tensors go to host memory, under Megatron's names.
     """
 
     graph: Graph
@@ -163,9 +181,11 @@ class Scene:
     prompt_element: int = 0
     ranks: int = 1
     exchanges: bool = False
+    routing: int = 1000
     expert_ranks: int = 1
     memory_tokens: int = 0
     checkpoints: frozenset[str] = frozenset()
+    offloads: frozenset[str] = frozenset()
 
     @property
     def tokens(self) -> int:
@@ -196,6 +216,14 @@ class Scene:
             return self.graph.checkpoint(run, *inputs, discards=name in DISCARDED)
         return None, run(*inputs)
 
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Run a part of a layer, whose kept tensors go to host memory where it is named among the offloads."""
+        graph = self.graph
+        before, graph.away = graph.away, graph.away or name in self.offloads
+        yield
+        graph.away = before
+
     # -- weights ------------------------------------------------------------------------------------
 
     def weight(self, tensor: Tensor) -> Weight:
@@ -203,7 +231,7 @@ class Scene:
         use = self.use(tensor)
         return Weight(
             tensor.size, use.element, trained=use.trained, grad_element=use.grad_element, unpacked=use.unpacked,
-            keeps_input=use.keeps_input,
+            keeps_input=use.keeps_input, unpacking=use.unpacking,
         )  # fmt: skip
 
     def linear(self, x: Value, tensor: Tensor | None, *, outputs: int = 0, fan: int = 1) -> Value:
@@ -217,8 +245,16 @@ class Scene:
     def head_linear(self, x: Value, tensor: Tensor, width: int) -> Value:
         """Run the output layer of a stack that names adapters by slot."""
         out = self.graph.linear(x, self.weight(tensor), width, compute=self.numbers.autocast)
+        if any(each.method == "adapter_v2" for each in self.enabled.values()):
+            return self.scaled(out)
         adapter = self.enabled.get("head")
         return out if adapter is None else self.adapted(x, out, tensor, adapter)
+
+    def scaled(self, out: Value) -> Value:
+        """Shift and scale what a frozen matrix made, by trained vectors."""
+        graph, element = self.graph, out.element
+        shifted = graph.op([out], weights=[Weight(out.width, element, trained=True)])
+        return graph.scale(shifted, Weight(out.width, element, trained=True))
 
     def grouped(self, x: Value, tensor: Tensor, width: int) -> Value:
         """Run a product with stacked matrices, one for each group of rows; autocast does not know this operation."""
@@ -360,11 +396,25 @@ class Scene:
             k = graph.copy(k, width=part.num_heads * part.head_dim)
             v = graph.copy(v, width=out_width)
         sums = graph.new(q.rows, part.num_heads, 4)
+        shared, arriving = self._ring(q, k, v)
         out = graph.op([q, k, v], out_width, element=q.element, saves=[q, k, v, sums], saves_output=True,
-                       work=q.bytes * 2 if q.element < 4 else 0)  # fmt: skip
+                       work=(q.bytes * 2 if q.element < 4 else 0) + arriving, scratch=shared)  # fmt: skip
         del sums, q, k, v
         # The kernel lays its output out as the queries are: heads before tokens where these were put together anew.
         return graph.copy(out) if self.traits.heads_first else out
+
+    def _ring(self, q: Value, k: Value, v: Value) -> tuple[int, int]:
+        """Return what attention over sequences that devices share takes beside its tensors, forwards and backwards. [bytes].
+
+        All keys and values are gathered, and put together once more for sending; outputs and gradients add up in fp32, those
+        of keys and values travel on.
+        """
+        if self.keys <= self.length:
+            return 0, 0
+        pair = k.bytes + v.bytes
+        gathered = pair * (self.keys // self.length) + pair
+        wide = 4 // q.element
+        return gathered + wide * q.bytes, gathered + wide * (q.bytes + 3 * pair)
 
     def _eager(self, part: Attention, q: Value, k: Value, v: Value, repeats: int) -> Value:
         graph, auto = self.graph, self.numbers.autocast

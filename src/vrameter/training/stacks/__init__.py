@@ -50,9 +50,26 @@ class Stack:
     fused_steps
         Whether AdamW takes its fused form unless told otherwise.
     shifts_logits
-        Whether the loss copies the logits to cut the last position off and keeps them (transformers before 4.45).
+        Whether the loss copies the logits to cut the last position off (transformers before 4.45).
+    holds_output
+        Whether the loop still names the model's output in the backward pass, so that the logits stay.
+    documents
+        Documents of a reranker's sample: one that answers the query and those that do not.
+    zero_bucket
+        Numbers of the buffer through which ZeRO's first stages reduce gradients; 0: the square of the width.
+    early
+        Whether it ran on torch before 2.1: a context with every kernel loaded, and AdamW's second copy of all parameters.
+    limits
+        Whether seq_len is the limit of samples of many lengths, unless they are packed.
+    hoards
+        Whether its allocator was seen to keep blocks of every length of sequence.
     compiles_loss
         Whether what torch.compile takes includes the loss.
+    holds_back
+        Versions of FSDP, ``fsdp1`` and ``fsdp2``, under which gradients are reduced with the last micro-batch of a step only
+        (``no_sync``): until then each device keeps them whole.
+    shards_ends
+        Whether full training under FSDP makes groups of their own of the embedding and the output layer.
     loss_pieces
         Into how many pieces of tokens a chunked loss cuts the last hidden state, whose logits come and go one piece at a time;
         0: logits are made whole and the loss alone is cut.
@@ -72,9 +89,17 @@ class Stack:
     packed_keeps_input: int = 0
     packs_head: bool = False
     unties: bool = False
+    holds_back: tuple[str, ...] = ()
+    shards_ends: bool = False
     repeats_kv: bool = False
     fused_steps: bool = False
     shifts_logits: bool = False
+    holds_output: bool = False
+    documents: int = 1
+    zero_bucket: int = 0
+    early: bool = False
+    limits: bool = False
+    hoards: bool = False
     compiles_loss: bool = True
     loss_pieces: int = 0
 

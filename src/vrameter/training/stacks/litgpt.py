@@ -12,7 +12,7 @@ from dataclasses import replace
 from vrameter.training.stacks import Stack
 
 STACK = Stack(
-    "litgpt", program="litgpt", loss="fabric", adapter_dtype=None, packed_keeps_input=4, packs_head=True, unties=True,
+    "litgpt", program="litgpt", loss="fabric", adapter_dtype=None, packed_keeps_input=4, packs_head=True, unties=True, holds_back=("fsdp1",),
     defaults={"optimizer": "adamw_torch", "precision": "bf16", "attn_implementation": "sdpa", "loss": "chunked", "loss_chunk_tokens": 128},
 )  # fmt: skip
 

@@ -19,7 +19,16 @@ from vrameter.training.stacks import Stack
 
 _DEFAULTS = {"optimizer": "adam", "precision": "bf16-mixed", "attn_implementation": "flash_attention_2", "loss": "full"}
 STACKS = {
-    name: Stack(name, program="megatron", loss="megatron", gradients="buffer", defaults=_DEFAULTS, adapts_experts=True)
+    name: Stack(
+        name,
+        program="megatron",
+        loss="megatron",
+        gradients="buffer",
+        defaults=_DEFAULTS,
+        adapts_experts=True,
+        limits=name == "megatron-swift",
+        documents=8 if name == "megatron-swift" else 1,
+    )
     for name in ("megatron", "megatron-bridge", "megatron-swift")
 }
 

@@ -99,6 +99,16 @@ def _devices(ask: Request) -> tuple[Device | None, int]:
         given.append(("num_devices", 1))
     total = max([value for _, value in given if value is not None], default=1)
     for field, value in given:
+        if field == "parallelism" and value and value < total and total % value:
+            raise RequestError(
+                tr(
+                    "parallelism: tensor x pipeline x context x data is %(value)s, which does not divide %(total)s devices.",
+                    value=value,
+                    total=total,
+                ),
+                field=field,
+                hint=tr("Use degrees whose product is a divisor of %(total)s.", total=total),
+            )
         if value != total and not (field == "parallelism" and value and total % value == 0):
             raise RequestError(
                 tr(

@@ -89,7 +89,13 @@ def take_language(given: list[str]) -> list[str]:
 
 def complain(error: VrameterError) -> int:
     """Write an error and its next step to stderr, and return the exit status."""
-    print(tr("error: %(message)s", message=error.message), file=sys.stderr)
+    say(tr("error: %(message)s", message=error.message))
     if error.hint:
-        print(tr("hint: %(hint)s", hint=error.hint), file=sys.stderr)
+        say(tr("hint: %(hint)s", hint=error.hint))
     return error.exit_code
+
+
+def say(text: str) -> None:
+    """Write a line to stderr, whatever its encoding can show."""
+    encoding = sys.stderr.encoding or "utf-8"
+    print(text.encode(encoding, errors="backslashreplace").decode(encoding), file=sys.stderr)

@@ -213,6 +213,12 @@ def engine(name: str, task: str) -> Any:
             field="engine",
             hint=tr("Use one of: %(names)s.", names=", ".join(ENGINES)),
         )
+    if lowered in TRAINING_ENGINES:
+        raise RequestError(
+            tr("engine: '%(value)s' trains, and the task is inference.", value=name),
+            field="engine",
+            hint=tr('Say {"task": "training"}; on the command line --task training.'),
+        )
     raise UnknownNameError(
         tr("engine: '%(value)s' is not an engine known here.", value=name),
         lowered,

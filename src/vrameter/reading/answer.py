@@ -17,7 +17,7 @@ from vrameter.reading.texts import read_text
 _TOLD = ("finetuning", "precision", "optimizer", "micro_batch", "seq_len", "recompute", "attn_implementation", "loss")
 
 
-def read(source: str | Path, *, format: str | None = None, **overrides: Any) -> dict[str, Any]:
+def read(source: str | Path, *, format: str | None = None, advise: bool = False, **overrides: Any) -> dict[str, Any]:
     """Return what a configuration file or a command asks for, and the answer to it.
 
     Parameters
@@ -26,6 +26,8 @@ def read(source: str | Path, *, format: str | None = None, **overrides: Any) -> 
         Path of a file, a command, or the text of a configuration.
     format
         The format, where its content does not tell: ``axolotl``, ``torchtune``, ...
+    advise
+        Whether the answer to a training run on a device also says what fits at most and what would need less.
     overrides
         Fields of the request that stand above what was read: ``model``, ``device``, ``num_devices``, ``settings``, ...
 
@@ -62,7 +64,10 @@ def read(source: str | Path, *, format: str | None = None, **overrides: Any) -> 
     _settle_devices(request, answer["assumed"])
     if "num_devices" not in answer["assumed"]:
         answer["notes"] = [note for note in answer["notes"] if note != without_devices()]
-    answer["response"] = estimate(request)
+    advised = {"advise": True} if advise and request.get("task") == "training" and request.get("device") else {}
+    answer["response"] = estimate(
+        {**request, "settings": {**request.get("settings", {}), **advised}} if advised else request
+    )
     settings = answer["response"]["request"].get("settings", {})
     if request.get("task") == "training":
         for name in _TOLD:

@@ -184,7 +184,8 @@ class Draft:
                 "is not a key of %(format)s known here: did you mean '%(name)s'?", format=self.format, name=near[0]
             )
         self.ignore(shown, value, reason)
-        self.note(tr("%(key)s: %(reason)s.", key=shown, reason=reason))
+        note = tr("%(key)s: %(reason)s.", key=shown, reason=reason)
+        self.note(note.removesuffix(".") if near else note)
 
     # Values that a format reads together ---------------------------------------------------------------------------
 

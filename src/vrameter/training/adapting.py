@@ -1,16 +1,28 @@
-"""Which matrices of a model get an adapter, and how many parameters that makes."""
+"""Which matrices of a model get an adapter, and how many parameters that makes.
+
+References
+----------
+.. [1] peft 0.21.2, ``tuners/tuners_utils.py``: ``check_target_module_exists``, ``_maybe_include_all_linear_layers``;
+       ``utils/other.py``: ``ModulesToSaveWrapper``, ``TrainableTokensWrapper``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
-from vrameter.memory import adapters as sizes
-from vrameter.model.architecture import Architecture, Attention, Component, Tensor
+from vrameter.memory.adapter_methods import METHODS as PEFT
+from vrameter.memory.adapter_methods import VARIANTS, canonical
+from vrameter.memory.adapters import Matrix, Size, adapter_size, rank_of
+from vrameter.model.architecture import Architecture, Attention, Component, Layer, Tensor, joined
+from vrameter.model.orientation import oriented
 from vrameter.settings.training import AdapterSettings
 from vrameter.training.programs.scene import AdapterUse
+from vrameter.training.prompts import PROMPTS, Prompt, prompt
 
 # Names of fused matrices in older and other code, by what they hold here.
 FUSED = {
@@ -20,14 +32,16 @@ FUSED = {
     "linear_fc1": ("gate", "up", "gate_up"), "linear_fc2": ("down",), "mlp": ("gate", "up", "gate_up", "down"),
     "wte": ("token",), "q_proj": ("q", "qkv"), "k_proj": ("k", "qkv"), "v_proj": ("v", "qkv"), "o_proj": ("o",),
     "gate_proj": ("gate", "gate_up"), "up_proj": ("up", "gate_up"), "down_proj": ("down",), "lm_head": ("head",),
+    "gate_up_proj": ("gate", "up", "gate_up"), "in_proj": ("ssm_in",), "out_proj": ("o", "ssm_out"), "dense": ("o",),
+    "dense_h_to_4h": ("up",), "dense_4h_to_h": ("down",), "fc1": ("up",), "fc2": ("down",),
 }  # fmt: skip
-FROZEN_SIDES = ("vision", "audio", "projector")
-METHODS = (
-    "lora", "dora", "rslora", "pissa", "olora", "vera", "ia3", "prefix_tuning", "prompt_tuning", "p_tuning", "adapter", "adapter_v2",
-    "adalora", "lokr", "loha", "oft", "boft", "fourierft", "hira", "randlora", "delora", "c3a", "miss", "shira", "road", "gralora",
-    "lily", "pvera", "psoft", "osf", "tinylora", "unilora", "waveft", "glora", "peanut", "beft", "adamss", "adaption_prompt",
-    "llamapro", "lorafa", "xlora", "vblora", "bone", "trainable_tokens", "ln_tuning",
-)  # fmt: skip
+TABLES = ("embed_tokens", "wte", "word_embeddings", "embed_in")
+HEADS = ("lm_head", "embed_out", "output")
+# Methods that peft does not have, or that train modules of the model itself.
+OTHERS = ("adapter", "adapter_v2", "ln_tuning", "trainable_tokens", "llamapro")
+METHODS = (*PEFT, *VARIANTS, *PROMPTS, *OTHERS)
+DEFAULT_TARGETS = ["q_proj", "v_proj"]
+IA3_TARGETS = ["k_proj", "v_proj", "down_proj"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +54,55 @@ class Adapting:
         By component kind and tensor name.
     by_slot
         The same by slot.
+    layers
+        The layers where a tensor's adapter stands, of those that not all layers have; by kind and name.
+    tables
+        Adapters of embeddings, by component kind and tensor name.
     num_params
         Parameters of all adapters together.
-    extra_params
-        Parameters that belong to no matrix: learned prompts and prefixes.
+    frozen_bytes
+        What the method keeps frozen beside them on the device. [bytes]
     saved_copies
-        Tensors trained as full copies, with how often each occurs.
+        Tensors trained as full copies, with how often each occurs; the frozen ones stay.
+    copied
+        Their component kinds and names.
+    prompt
+        Learned tokens, where the method has some.
+    token_rows
+        Tokens of the vocabulary whose embeddings are trained.
     """
 
     method: str
     uses: dict[tuple[str, str], AdapterUse] = field(default_factory=dict)
     by_slot: dict[str, AdapterUse] = field(default_factory=dict)
+    layers: dict[tuple[str, str], frozenset[int]] = field(default_factory=dict)
+    tables: dict[tuple[str, str], AdapterUse] = field(default_factory=dict)
     num_params: int = 0
-    extra_params: int = 0
-    frozen_params: int = 0
+    frozen_bytes: int = 0
     saved_copies: tuple[tuple[Tensor, int], ...] = ()
-    prompt_tokens: int = 0
+    copied: frozenset[tuple[str, str]] = frozenset()
+    prompt: Prompt | None = None
+    token_rows: int = 0
 
     def use(self, kind: str, tensor: Tensor) -> AdapterUse | None:
         """Return the adapter of a tensor."""
         return self.uses.get((kind, tensor.name))
+
+    def bare(self, kind: str, number: int) -> frozenset[str]:
+        """Return the tensors of a layer that get none though those of other layers do."""
+        return frozenset(name for (of, name), numbers in self.layers.items() if of == kind and number not in numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A tensor that gets an adapter, with the layers where it does; None for all."""
+
+    component: Component
+    tensor: Tensor
+    target: str
+    count: int
+    layers: frozenset[int] | None
+    stacked: bool = False
 
 
 def linear_tensors(component: Component) -> Iterable[tuple[Tensor, int]]:
@@ -78,110 +121,310 @@ def adapting(
     experts: bool,
     frozen: Iterable[str] = (),
     slots_only: bool = False,
+    base_element: int = 2,
+    before_021: bool = False,
 ) -> Adapting:
     """Return the adapters that a request asks for.
 
     Parameters
     ----------
+    magnitude
+        Whether rows' lengths are learned as well (DoRA).
+    element
+        Size of one number of an adapter. [bytes]
     experts
         Whether stacked expert matrices count among all linear layers.
     frozen
         Kinds of components that get none.
     slots_only
         Whether the stack names what is adapted by its part in the layer.
+    base_element
+        Size of one number of the base as it is computed with. [bytes]
+    before_021
+        Whether peft is older than 0.21: OSF puts its matrices together anew, AdaLoRA trains no number of ranks.
 
     Raises
     ------
     RequestError
-        For a target that the model does not have.
+        For a target or an option that there is not.
     """
-    method = settings.method.lower()
+    method = (
+        settings.method.lower().replace("-", "_")
+        if settings.method.lower() not in VARIANTS
+        else settings.method.lower()
+    )
     if method not in METHODS:
         raise UnknownNameError(
             tr("settings.adapter.method: '%(value)s' is not a kind of adapter known here.", value=settings.method),
             method, METHODS, field="settings.adapter.method", otherwise=tr("Use one of: %(names)s.", names=", ".join(METHODS)),
         )  # fmt: skip
-    use = AdapterUse(
-        settings.rank, element, settings.dropout, magnitude or method == "dora",
-        "adapter_v2" if method == "adapter_v2" else "lora" if method in _LOW_RANK else method,
-    )  # fmt: skip
-    copies = _copies(architecture, settings.modules_to_save)
-    if method in ("prefix_tuning", "prompt_tuning", "p_tuning", "adapter", "adaption_prompt"):
-        return _prompts(architecture, settings, method, copies)
+    options = _options(method, settings)
+    copies, copied = _copies(architecture, settings.modules_to_save)
+    if method in PROMPTS:
+        learned = prompt(architecture, method, settings, options)
+        return Adapting(method, num_params=learned.num_params, saved_copies=copies, copied=copied, prompt=learned)
+    if method in ("ln_tuning", "trainable_tokens", "llamapro"):
+        own = _own_modules(architecture, settings, method, options, base_element)
+        return replace(own, saved_copies=copies, copied=copied)
+    if magnitude and canonical_of(method) == "lora":
+        options["use_dora"] = True
+    if before_021:
+        options |= {"adalora": {"trains_ranknum": False}, "osf": {"rebuilds_weight": True}}.get(method, {})
+    wanted = _targets(settings, method)
+    hits, found = _hits(architecture, settings, wanted, frozen=set(frozen), experts=experts, slots_only=slots_only)
+    _refuse_missing(architecture, wanted, found, settings)
+    matrices = [_matrix(hit, wanted, method, options, base_element) for hit in hits]
+    rank, options = _known_rank(settings, method, matrices, options)
     uses: dict[tuple[str, str], AdapterUse] = {}
     by_slot: dict[str, AdapterUse] = {}
-    wanted = _targets(settings, method)
-    found: set[str] = set()
-    params = frozen_params = 0
-    for component in architecture.loaded:
-        if component.kind in frozen:
+    layers: dict[tuple[str, str], frozenset[int]] = {}
+    tables: dict[tuple[str, str], AdapterUse] = {}
+    for hit, matrix in zip(hits, matrices, strict=True):
+        key = (hit.component.kind, hit.tensor.name)
+        use = AdapterUse(rank, element, settings.dropout, method, options, matrix.feedforward, hit.stacked)
+        if hit.tensor.role == "embedding" and hit.target not in HEADS:
+            tables[key] = use
             continue
-        for tensor, times in linear_tensors(component):
-            target = _target_of(tensor, wanted, experts=experts, parameters=settings.target_parameters,
-                                slots_only=slots_only)  # fmt: skip
-            if target is None:
-                continue
-            found.add(target)
-            uses[component.kind, tensor.name] = use
-            by_slot.setdefault(tensor.slot, use)
-            params += times * adapter_params(tensor, use, slots=_named_slots(wanted, tensor, component))
-            frozen_params = max(frozen_params, _shared(tensor, use))
-    _refuse_missing(architecture, wanted, found, settings)
+        uses[key] = use
+        by_slot.setdefault(hit.tensor.slot, use)
+        if hit.layers is not None:
+            layers[key] = hit.layers
+    size = _size(method, matrices, rank, element, options)
     if slots_only:
-        by_slot = _slots(wanted, use, by_slot)
+        by_slot = _slots(wanted, AdapterUse(rank, element, settings.dropout, method, options), by_slot)
     known = settings.trainable_params
     return Adapting(
-        use.method,
-        uses,
-        by_slot,
-        params if known is None else known,
-        0,
-        frozen_params if use.method == "vera" else 0,
-        copies,
+        method, uses, by_slot, layers, tables, size.trained if known is None else known, size.frozen, copies, copied,
+    )  # fmt: skip
+
+
+def canonical_of(method: str) -> str:
+    """Return a method's own name; that of one which peft does not have is its own."""
+    return canonical(method)[0] if method in PEFT or method in VARIANTS else method
+
+
+def _options(method: str, settings: AdapterSettings) -> dict[str, Any]:
+    """Return the options that matter here, or refuse those that no configuration has."""
+    known = set(PEFT[canonical_of(method)].defaults) if canonical_of(method) in PEFT else set(PROMPTS.get(method, ()))
+    known |= {"num_new_blocks"} if method == "llamapro" else set()
+    known |= {"feedforward_modules"} if method == "ia3" else set()
+    unknown = [name for name in settings.options if name not in known and name not in IGNORED]
+    if unknown:
+        raise UnknownNameError(
+            tr("settings.adapter.options: %(method)s has no option '%(value)s'.", method=method, value=unknown[0]),
+            unknown[0], sorted(known), field=f"settings.adapter.options.{unknown[0]}",
+            otherwise=tr("Use one of: %(names)s.", names=", ".join(sorted(known)) or "-"),
+        )  # fmt: skip
+    return {name: value for name, value in settings.options.items() if name in known}
+
+
+# Fields of peft's configurations that change no size.
+IGNORED = frozenset(
+    (
+        "use_rslora", "init_lora_weights", "lora_alpha", "scaling", "random_loc_seed", "init_weights", "fan_in_fan_out", "bias",
+        "target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step", "d_initial", "projection_prng_key",
+        "save_projection", "init_ia3_weights", "task_type", "inference_mode", "group_size", "alpha", "randlora_alpha", "psoft_alpha",
+        "gralora_alpha", "delora_lambda", "init_r", "r", "eps", "coft", "mask_type", "random_seed", "loftq_config", "eva_config",
     )
-
-
-_LOW_RANK = (
-    "lora", "dora", "rslora", "pissa", "olora", "lorafa", "adalora", "delora", "gralora", "randlora", "c3a", "unilora", "shira",
-    "lokr", "loha", "hira", "oft", "boft", "road", "lily", "peanut", "glora", "waveft", "fourierft",
 )  # fmt: skip
 
 
-def _targets(settings: AdapterSettings, method: str) -> list[str] | None:
-    """Return the names that are adapted; None for all linear layers."""
+def _known_rank(
+    settings: AdapterSettings, method: str, matrices: list[Matrix], options: dict[str, Any]
+) -> tuple[int, dict[str, Any]]:
+    """Return the rank, that which gives the stated number of parameters where one does."""
+    known, name = settings.trainable_params, canonical_of(method)
+    if method == "randlora" and matrices:
+        small = min(max(m.inputs for m in matrices), max(m.outputs for m in matrices))
+        options = {**options, "num_bases": -(-small // settings.rank)}
+    if known is None or name not in PEFT:
+        return settings.rank, options
+    if name == "osf" and options.get("effective_rank") is None:
+        each = sum(m.count * (m.inputs + m.outputs + 1) for m in matrices)
+        return settings.rank, {**options, "low_rank": known // each} if each and known % each == 0 else options
+    return rank_of(known, method, matrices, rank=settings.rank, options=options), options
+
+
+def _size(method: str, matrices: list[Matrix], rank: int, element: int, options: Mapping[str, Any]) -> Size:
+    if method == "adapter_v2":
+        return Size(sum(m.count * m.stack * 2 * m.outputs for m in matrices))
+    return adapter_size(method, matrices, rank=rank, element=element, options=options)
+
+
+# -- targets --------------------------------------------------------------------------------------------
+
+
+def _targets(settings: AdapterSettings, method: str) -> list[str] | re.Pattern[str] | None:
+    """Return the names that are adapted, or a pattern of whole names; None for all linear layers."""
     targets = settings.targets
-    if targets == "all-linear" or (method in ("adapter_v2",) and not targets):
+    if targets in ("all-linear", ["all-linear"]) or (method == "adapter_v2" and not targets):
         return None
     if isinstance(targets, str):
-        return [targets]
+        if re.fullmatch(r"[\w.]+", targets):
+            return [targets]
+        try:
+            return re.compile(targets)
+        except re.error as error:
+            raise RequestError(
+                tr(
+                    "settings.adapter.targets: '%(value)s' is no regular expression: %(reason)s.",
+                    value=targets,
+                    reason=str(error),
+                ),
+                field="settings.adapter.targets",
+                hint=tr('Use a list of names, a regular expression of whole names, or "all-linear".'),
+            ) from None
     if "all-linear" in targets:
         return None
-    return list(targets) or ["q_proj", "v_proj"]
+    return list(targets) or (IA3_TARGETS if method == "ia3" else DEFAULT_TARGETS)
+
+
+def _hits(
+    architecture: Architecture,
+    settings: AdapterSettings,
+    wanted: list[str] | re.Pattern[str] | None,
+    *,
+    frozen: set[str],
+    experts: bool,
+    slots_only: bool,
+) -> tuple[list[Hit], set[str]]:
+    """Return the tensors that get adapters, and the targets that were found."""
+    hits: list[Hit] = []
+    found: set[str] = set()
+    for component in architecture.loaded:
+        if component.kind in frozen:
+            continue
+        for tensor, numbers, path in _named_tensors(component):
+            target = _target_of(tensor, path, wanted, experts=experts, parameters=settings.target_parameters,
+                                slots_only=slots_only)  # fmt: skip
+            numbered = isinstance(wanted, re.Pattern) or target == NUMBERED or bool(settings.exclude)
+            chosen = numbers
+            if numbered and numbers is not None:
+                chosen = tuple(n for n in numbers if _chosen(path(n), wanted, settings, target))
+                target = target if target != NUMBERED or not chosen else "by-number"
+            elif numbered and not _chosen(path(None), wanted, settings, target):
+                continue
+            if chosen is not None and settings.layers is not None:
+                chosen = tuple(n for n in chosen if n in settings.layers)
+            if target is None or (chosen is not None and not chosen):
+                continue
+            found.update(_answers(wanted, target, path, chosen))
+            whole = chosen == numbers
+            hits.append(
+                Hit(component, tensor, target, 1 if chosen is None else len(chosen),
+                    None if whole or chosen is None else frozenset(chosen),
+                    tensor.role == "experts" and target in settings.target_parameters)
+            )  # fmt: skip
+    if isinstance(wanted, list) and architecture.tied:
+        hits += _tied_head(architecture, wanted, hits, found)
+    return hits, found
+
+
+def _tied_head(architecture: Architecture, wanted: list[str], hits: list[Hit], found: set[str]) -> list[Hit]:
+    """Return the output layer where it is a target and shares the embedding's matrix: the module is there all the same."""
+    name = next((each for each in wanted if each in HEADS), None)
+    if name is None or name in found:
+        return []
+    main = architecture.main
+    table = next((tensor for tensor in main.tensors if tensor.slot == "token"), None)
+    if table is None:
+        return []
+    found.add(name)
+    return [Hit(main, table, name, 1, None)]
+
+
+NUMBERED = "\0"
+
+
+def _named_tensors(component: Component) -> Iterator[tuple[Tensor, tuple[int, ...] | None, Any]]:
+    """Yield each tensor that can get an adapter, its layers, and a function from a layer to the module's whole name."""
+    for tensor in component.tensors:
+        if _adaptable(tensor):
+            yield tensor, None, lambda _, t=tensor: joined(component.prefix, t.name).removesuffix(".weight")
+    first = component.first_layer
+    for layer, places in component.layer_groups:
+        numbers = tuple(first + place for place in places)
+        for tensor in layer.all_tensors:
+            if _adaptable(tensor):
+                yield (
+                    tensor,
+                    numbers,
+                    lambda n, t=tensor: f"{component.layers_prefix}.{n}.{t.name}".removesuffix(".weight"),
+                )
+
+
+def _adaptable(tensor: Tensor) -> bool:
+    return (
+        not tensor.buffer and len(tensor.shape) >= 2 and (tensor.linear or tensor.role in ("embedding", "convolution"))
+    )
+
+
+def _chosen(
+    path: str, wanted: list[str] | re.Pattern[str] | None, settings: AdapterSettings, target: str | None
+) -> bool:
+    """Say whether a module of one layer is a target and not left out."""
+    if any(path == name or path.endswith(f".{name}") for name in settings.exclude):
+        return False
+    if isinstance(wanted, re.Pattern):
+        return wanted.fullmatch(path) is not None
+    return target != NUMBERED or any(path == name or path.endswith(f".{name}") for name in wanted or ())
+
+
+def _answers(
+    wanted: list[str] | re.Pattern[str] | None, target: str, path: Any, numbers: tuple[int, ...] | None
+) -> set[str]:
+    """Return the targets that a tensor answers to."""
+    if target != "by-number" or not isinstance(wanted, list):
+        return {target}
+    paths = [path(number) for number in numbers or ()]
+    return {name for name in wanted if any(each.endswith(name) for each in paths)}
 
 
 def _target_of(
-    tensor: Tensor, wanted: list[str] | None, *, experts: bool, parameters: list[str], slots_only: bool
+    tensor: Tensor,
+    path: Any,
+    wanted: list[str] | re.Pattern[str] | None,
+    *,
+    experts: bool,
+    parameters: list[str],
+    slots_only: bool,
 ) -> str | None:
     """Return the target that a matrix answers to."""
     module = tensor.name.removesuffix(".weight")
     stacked = tensor.role == "experts"
     if stacked:
-        hit = next((name for name in parameters if module.endswith(name)), None)
+        hit = _named(module, parameters)
         if hit is not None:
             return hit
-        if not experts and wanted is None:
+        if not experts:
             return None
+    if isinstance(wanted, re.Pattern):
+        return "pattern"
+    table = tensor.role == "embedding"
     if tensor.role == "head":
-        return _named(module, [name for name in wanted or () if name == "lm_head"])
+        return _named(module, [name for name in wanted or () if name in HEADS])
     if wanted is None:
-        return "all-linear" if tensor.role != "router" else None
+        return "all-linear" if tensor.role != "router" and tensor.linear and not table else None
     hit = _named(module, wanted)
-    if hit is not None and (not stacked or experts):
+    if hit is not None:
         return hit
+    if table or not tensor.linear:
+        return "wte" if table and tensor.slot == "token" and "wte" in wanted else None
     slot_hit = next((name for name in wanted if tensor.slot and tensor.slot in FUSED.get(name, ())), None)
-    if slot_hit is None or (stacked and not experts):
-        return None
-    plain = slot_hit in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    if slot_hit is None:
+        return NUMBERED if any(re.search(r"\.\d+\.", f".{name}") for name in wanted) else None
+    plain = slot_hit in (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+        "dense",
+        "fc1",
+        "fc2",
+    )
     return slot_hit if not plain or slots_only or tensor.slot in ("qkv", "gate_up") else None
 
 
@@ -189,9 +432,49 @@ def _named(module: str, wanted: Iterable[str]) -> str | None:
     return next((name for name in wanted if module == name or module.endswith(f".{name}")), None)
 
 
-def _named_slots(wanted: list[str] | None, tensor: Tensor, component: Component) -> tuple[str, ...]:
+def _matrix(
+    hit: Hit, wanted: list[str] | re.Pattern[str] | None, method: str, options: Mapping[str, Any], base_element: int
+) -> Matrix:
+    """Return the shape of what an adapter stands beside."""
+    tensor = hit.tensor
+    if hit.target in HEADS or tensor.role == "embedding":
+        outputs, inputs = tensor.shape[0], tensor.size // tensor.shape[0]
+        stack = 1
+    elif tensor.role == "experts" or len(tensor.shape) == 2:
+        *_, outputs, inputs = oriented(tensor, hit.component.hidden_size)
+        stack = tensor.size // (outputs * inputs)
+    else:
+        outputs, inputs, stack = tensor.shape[0], tensor.size // tensor.shape[0], 1
+    names = _named_slots(wanted, tensor)
+    if names and tensor.slot == "gate_up":
+        outputs = outputs * len(names) // 2
+    elif names:
+        outputs, stack = _part_widths(hit, names, outputs), 1
+    stem = tensor.name.removesuffix("weight")
+    bias = any(each.name == f"{stem}bias" for each in _siblings(hit))
+    return Matrix(inputs, outputs, hit.count, stack, hit.target, _feedforward(hit, method, options), bias, base_element)
+
+
+def _siblings(hit: Hit) -> Iterator[Tensor]:
+    yield from hit.component.tensors
+    for layer, _ in hit.component.layer_groups:
+        if hit.tensor in layer.all_tensors:
+            yield from layer.all_tensors
+
+
+def _feedforward(hit: Hit, method: str, options: Mapping[str, Any]) -> bool:
+    """Say whether IA3 scales a matrix's inputs: what the options name, else the way down."""
+    if method != "ia3":
+        return False
+    named = options.get("feedforward_modules")
+    if named is None:
+        return hit.tensor.slot == "down"
+    return _named(hit.tensor.name.removesuffix(".weight"), str(named).replace(",", " ").split()) is not None
+
+
+def _named_slots(wanted: list[str] | re.Pattern[str] | None, tensor: Tensor) -> tuple[str, ...]:
     """Return which outputs of a fused matrix are adapted; empty for all of it."""
-    if wanted is None or tensor.slot not in ("qkv", "gate_up"):
+    if not isinstance(wanted, list) or tensor.slot not in ("qkv", "gate_up"):
         return ()
     names = (
         {"q_proj": "q", "k_proj": "k", "v_proj": "v"}
@@ -201,98 +484,136 @@ def _named_slots(wanted: list[str] | None, tensor: Tensor, component: Component)
     return tuple(slot for name, slot in names.items() if name in wanted)
 
 
-def adapter_params(tensor: Tensor, use: AdapterUse, *, slots: tuple[str, ...] = ()) -> int:
-    """Return the parameters of one matrix's adapter."""
-    outputs, inputs = tensor.shape[-2], tensor.shape[-1]
-    stack = tensor.size // (outputs * inputs)
-    if slots and tensor.slot == "qkv":
-        return stack * len(slots) * sizes.lora_params(rank=use.rank, inputs=inputs, outputs=inputs)
-    if slots and tensor.slot == "gate_up":
-        outputs = outputs * len(slots) // 2
-    if use.method == "vera":
-        return stack * sizes.vera_params(rank=use.rank, outputs=outputs)
-    if use.method == "ia3":
-        return stack * (inputs if tensor.slot == "down" else outputs)
-    if use.method == "adapter_v2":
-        return stack * 2 * outputs
-    if use.magnitude:
-        return stack * sizes.dora_params(rank=use.rank, inputs=inputs, outputs=outputs)
-    return stack * sizes.lora_params(rank=use.rank, inputs=inputs, outputs=outputs)
+def _part_widths(hit: Hit, names: tuple[str, ...], outputs: int) -> int:
+    """Return the outputs of a fused matrix's adapted parts, as one update whose first matrices stand side by side."""
+    for layer, _ in hit.component.layer_groups:
+        part = _part_of(layer, hit.tensor)
+        if part is not None:
+            key = part.num_kv_heads * part.head_dim
+            widths = {
+                "q": outputs - key - part.num_kv_heads * part.value_dim,
+                "k": key,
+                "v": part.num_kv_heads * part.value_dim,
+            }
+            inputs = hit.tensor.shape[-1]
+            return sum(widths[name] for name in names) + (len(names) - 1) * inputs
+    return outputs
 
 
-def _shared(tensor: Tensor, use: AdapterUse) -> int:
-    return sizes.vera_shared_params(rank=use.rank, inputs=tensor.shape[-1], outputs=tensor.shape[-2])
+def _part_of(layer: Layer, tensor: Tensor) -> Attention | None:
+    return next((part for part in layer.parts if isinstance(part, Attention) and tensor in part.tensors), None)
 
 
-def _slots(wanted: list[str] | None, use: AdapterUse, found: dict[str, AdapterUse]) -> dict[str, AdapterUse]:
+def _slots(
+    wanted: list[str] | re.Pattern[str] | None, use: AdapterUse, found: dict[str, AdapterUse]
+) -> dict[str, AdapterUse]:
     """Return adapters by the slots that targets name."""
-    if wanted is None:
+    if not isinstance(wanted, list):
         return dict.fromkeys(("q", "k", "v", "o", "gate", "up", "down"), use)
     slots = {slot for name in wanted for slot in FUSED.get(name, ()) if slot not in ("qkv", "gate_up")}
     return dict.fromkeys(slots, use) if slots else found
 
 
-def _copies(architecture: Architecture, names: list[str]) -> tuple[tuple[Tensor, int], ...]:
-    """Return the tensors of modules that are trained as full copies."""
+# -- modules of the model itself ------------------------------------------------------------------------
+
+
+def _copies(
+    architecture: Architecture, names: list[str]
+) -> tuple[tuple[tuple[Tensor, int], ...], frozenset[tuple[str, str]]]:
+    """Return the tensors of modules that are trained as full copies, and what they are called."""
     if not names:
-        return ()
-    found = []
+        return (), frozenset()
+    found: list[tuple[Tensor, int]] = []
+    keys: set[tuple[str, str]] = set()
     known: set[str] = set()
+    slots = {slot for name in names for slot in FUSED.get(name, ())}
+    slots |= {"token"} if set(TABLES) & set(names) else set()
+    slots |= {"head"} if set(HEADS) & set(names) else set()
     for component in architecture.loaded:
         for tensor, times in component.counted_tensors():
             module = tensor.name.rpartition(".")[0]
-            slots = {slot for name in names for slot in FUSED.get(name, ())}
             known.add(module)
-            if _named(module, names) or (tensor.slot and tensor.slot in slots | ({"token"} & _embedding(names))):
+            if _named(module, names) or (tensor.slot and tensor.slot in slots):
                 found.append((tensor, times))
-    if "lm_head" in names and architecture.tied and not any(tensor.slot == "head" for tensor, _ in found):
+                keys.add((component.kind, tensor.name))
+    if set(HEADS) & set(names) and architecture.tied and not any(tensor.slot == "head" for tensor, _ in found):
+        # A tied output layer becomes a copy of its own, beside that of the embedding.
         found += [(tensor, times) for tensor, times in architecture.main.counted_tensors() if tensor.slot == "token"]
+        keys.add(("head", "tied"))
     if not found:
         raise RequestError(
             tr("settings.adapter.modules_to_save: the model has no module %(names)s.", names=", ".join(names)),
             field="settings.adapter.modules_to_save",
             hint=tr("It has: %(names)s.", names=", ".join(sorted(each for each in known if each)[:12])),
         )
-    return tuple(dict.fromkeys(found))
+    return tuple(found), frozenset(keys)
 
 
-def _embedding(names: list[str]) -> set[str]:
-    return {"token"} if {"embed_tokens", "wte", "word_embeddings"} & set(names) else set()
-
-
-def _prompts(
-    architecture: Architecture, settings: AdapterSettings, method: str, copies: tuple[tuple[Tensor, int], ...]
+def _own_modules(
+    architecture: Architecture, settings: AdapterSettings, method: str, options: Mapping[str, Any], element: int
 ) -> Adapting:
-    """Return learned prompts and prefixes."""
-    decoder = architecture.main
-    tokens = settings.num_virtual_tokens or (10 if method == "adapter" else 20)
-    mixers = [part for layer in decoder.layers for part in layer.parts if isinstance(part, Attention)]
-    if method in ("prefix_tuning", "adaption_prompt") and mixers:
-        width = mixers[0].num_kv_heads * mixers[0].head_dim
-        params = sizes.prefix_params(num_tokens=tokens, num_layers=len(mixers), kv_width=width)
-    elif method == "adapter":
-        params = max(0, len(mixers) - 2) * (tokens * decoder.hidden_size + mixers[0].num_heads if mixers else 0)
-    else:
-        params = sizes.prompt_params(num_tokens=tokens, hidden_size=decoder.hidden_size)
-    if settings.trainable_params is not None:
-        params = settings.trainable_params
-    return Adapting(method, num_params=params, extra_params=params, saved_copies=copies, prompt_tokens=tokens)
+    """Return what trains parts of the model itself: norms, rows of the embedding, new layers."""
+    main = architecture.main
+    if method == "trainable_tokens":
+        rows = settings.num_virtual_tokens or 1
+        known = settings.trainable_params
+        if known is not None and known % main.hidden_size == 0:
+            rows = known // main.hidden_size
+        table = next((tensor for tensor in main.tensors if tensor.slot == "token"), None)
+        uses: dict[tuple[str, str], AdapterUse] = {}
+        if architecture.tied and table is not None:
+            uses[main.kind, table.name] = AdapterUse(rows, element, method=method)
+        size = rows * main.hidden_size
+        return Adapting(method, uses, num_params=size, frozen_bytes=size * element, token_rows=rows)
+    if method == "llamapro":
+        layer = main.layers[-1].num_params if main.layers else 0
+        params = layer * int(options.get("num_new_blocks", 4))
+        return Adapting(method, num_params=params if settings.trainable_params is None else settings.trainable_params)
+    norms = sum(
+        tensor.size * times
+        for component in architecture.loaded
+        for tensor, times in component.counted_tensors()
+        if tensor.role == "norm"
+    )
+    return Adapting(method, frozen_bytes=element * norms)
 
 
 def _refuse_missing(
-    architecture: Architecture, wanted: list[str] | None, found: set[str], settings: AdapterSettings
+    architecture: Architecture, wanted: list[str] | re.Pattern[str] | None, found: set[str], settings: AdapterSettings
 ) -> None:
     """Refuse targets that the model does not have, and name those it has."""
-    missing = [name for name in wanted or () if name not in found and name not in ("lm_head", "all-router")]
-    if wanted is None or not missing or (found and all(set(FUSED.get(name, ())) for name in missing)):
-        if found or settings.target_parameters or wanted is None:
-            return
-        missing = list(wanted)
     names = {
         tensor.name.removesuffix(".weight").rpartition(".")[2]
         for component in architecture.loaded
         for tensor, _ in linear_tensors(component)
     }
+    if isinstance(wanted, re.Pattern):
+        if not found:
+            raise RequestError(
+                tr("settings.adapter.targets: no linear layer's whole name matches '%(value)s'.", value=wanted.pattern),
+                field="settings.adapter.targets",
+                hint=tr("A whole name is %(name)s.", name=_example(architecture)),
+            )
+        return
+    lost = [name for name in settings.target_parameters if name not in found]
+    if lost:
+        stacks = {
+            tensor.name
+            for component in architecture.loaded
+            for tensor, _ in component.counted_tensors()
+            if tensor.role == "experts"
+        }
+        raise UnknownNameError(
+            tr("settings.adapter.target_parameters: the model has no stacked parameter %(names)s.", names=", ".join(lost)),
+            lost[0], stacks, field="settings.adapter.target_parameters",
+            otherwise=tr("It has: %(names)s.", names=", ".join(sorted(stacks)[:12])) if stacks
+            else tr("It has no stacked experts: leave it out."),
+        )  # fmt: skip
+    missing = [name for name in wanted or () if name not in found and name not in ("lm_head", "all-router")]
+    if wanted is None or not missing or (found and all(set(FUSED.get(name, ())) for name in missing)):
+        if found or settings.target_parameters or wanted is None:
+            return
+        missing = list(wanted)
     raise UnknownNameError(
         tr("settings.adapter.targets: the model has no linear layer %(names)s.", names=", ".join(missing)),
         missing[0], names, field="settings.adapter.targets",
@@ -300,4 +621,10 @@ def _refuse_missing(
     )  # fmt: skip
 
 
-__all__ = ["METHODS", "Adapting", "adapter_params", "adapting", "linear_tensors"]
+def _example(architecture: Architecture) -> str:
+    main = architecture.main
+    tensor = next((tensor for tensor, _ in linear_tensors(main)), None)
+    return f"{main.layers_prefix}.0.{tensor.name.removesuffix('.weight')}" if tensor else main.layers_prefix
+
+
+__all__ = ["METHODS", "Adapting", "adapting", "linear_tensors"]

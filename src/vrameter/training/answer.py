@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 
-from vrameter.engines import Answer, Ask
+from vrameter.engines import Answer, Ask, held_layers
+from vrameter.engines.choice import PIPELINES
+from vrameter.errors import RequestError
+from vrameter.i18n import tr
 from vrameter.ledger import Basis, Held, Item, Ledger, item
 from vrameter.memory import optimizer as opt
 from vrameter.memory import runtime
+from vrameter.memory.training_state import numbers_bytes
 from vrameter.memory.zero_step import SUB_GROUP, zero_step_bytes
 from vrameter.model.architecture import Attention, FeedForward
 from vrameter.model.diffusion.pipeline import Pipeline
-from vrameter.training import pipelines
+from vrameter.settings import canonical
+from vrameter.training import contradictions, diffusion, standing
 from vrameter.training.advice import changes, limits
 from vrameter.training.companions import companions, generator, rollout
 from vrameter.training.constants import constants
@@ -22,6 +28,7 @@ from vrameter.training.holdings import Holding
 from vrameter.training.pieces import Pieces
 from vrameter.training.setup import Setup, setup
 from vrameter.training.sharing import Stage, stages
+from vrameter.training.standing import NO_LINES, Lines
 from vrameter.training.step import Course, Moment, course
 from vrameter.units import MIB, ceil_div
 
@@ -37,33 +44,53 @@ HELD: dict[str, tuple[Held, ...]] = {
 # deterministic kernels are asked for (CUBLAS_WORKSPACE_CONFIG=:4096:8). [bytes] [Transformer Engine, cpp_extensions/gemm.py]
 HOPPER_WORKSPACE, AMPERE_WORKSPACE = 33_554_432, 4_194_304
 # What is placed once and stays.
+STEP = ("step",)
+MASTERS = "the optimizer's own copy"
+OF_ALL = "of all trained parameters"
 PLACED = ("weights", "adapters", "master_weights", "optimizer_state", "ema", "fragmentation")
 
 
 @dataclass(frozen=True, slots=True)
 class Static:
-    """What is there between steps on one device. [bytes]."""
+    """What is there between steps on one device, line by line."""
 
-    weights: int
-    master: int
-    adapters: int
-    state: int
-    gradients: int
-    fresh_gradients: int
-    step: int
-    ema: int = 0
-    pipeline: int = 0
-    shared: int = 0
-    others: int = 0
-    generator: int = 0
-    outputs: int = 0
+    weights: Lines
+    master: Lines
+    adapters: Lines
+    state: Lines
+    gradients: Lines
+    fresh_gradients: Lines
+    step: Lines
+    ema: Lines
+    uncut: Lines = NO_LINES
+    pipeline: Lines = NO_LINES
+    shared: Lines = NO_LINES
+    others: Lines = NO_LINES
+    generator: Lines = NO_LINES
+    outputs: Lines = NO_LINES
+
+    @property
+    def steady(self) -> int:
+        """All of it but the step's temporaries, after the backward pass. [bytes]."""
+        return sum(getattr(self, name).bytes for name in self.__slots__ if name != "step")
 
 
 def estimate(ask: Ask) -> Answer:
     """Return the ledger of the fullest device in a training step."""
     if isinstance(ask.architecture, Pipeline):
-        return pipelines.estimate(ask, ask.architecture)
+        return diffusion.estimate(ask, ask.architecture)
+    if ask.request.engine and canonical(ask.request.engine) in PIPELINES["training"]:
+        raise RequestError(
+            tr(
+                "engine: %(engine)s trains pipelines, and %(name)s is none.",
+                engine=ask.request.engine,
+                name=ask.architecture.name,
+            ),
+            field="engine",
+            hint=tr("Name a pipeline such as FLUX.1-dev, or another engine."),
+        )
     asked = setup(ask)
+    contradictions.refuse(asked)
     found = [(stage, *_device(stage, asked)) for stage in stages(asked)]
     found.sort(key=lambda entry: entry[1].peak().used, reverse=True)
     ledger = found[0][1]
@@ -74,14 +101,46 @@ def estimate(ask: Ask) -> Answer:
     settings["seq_len"] = asked.length
     advised = asked.settings.advise
     return Answer(
-        ledgers=((ledger, ask.num_devices),),
+        ledgers=_by_stage(asked, [(stage, each) for stage, each, _ in found]),
         settings=settings,
-        resolved={"dtype": asked.plan.dtype, "quantization": asked.plan.quantization},
+        resolved={"dtype": _dtype(asked), "quantization": asked.plan.quantization, "parallelism": _degrees(asked)},
         report=measured[2],
         limits=limits(asked, estimate) if advised else {},
         changes=changes(asked, ledger.peak().used, estimate) if advised else [],
-        warnings=asked.warnings,
+        warnings=(*asked.warnings, *contradictions.notes(asked)),
     )
+
+
+def _dtype(asked: Setup) -> str | None:
+    """Return the data type of the weights as the same question would say it: trained ones are fp32 under mixed precision."""
+    if asked.ask.request.dtype is not None or not asked.full or asked.recipe.weight != 4:
+        return asked.plan.dtype
+    return None if asked.settings.finetuning == "freeze" else "fp32"
+
+
+def _degrees(asked: Setup) -> dict[str, Any]:
+    """Return the degrees that the request left to the number of devices and to the stack."""
+    degrees = asked.degrees
+    return {
+        "data": degrees.data, "zero_stage": degrees.zero, "fsdp": degrees.fsdp or asked.ask.request.parallelism.fsdp
+    }  # fmt: skip
+
+
+def _by_stage(asked: Setup, found: list[tuple[Stage, Ledger]]) -> tuple[tuple[Ledger, int], ...]:
+    """Return the ledgers with how many devices are like each; the second stage of a pipeline stands for all in the middle."""
+    count, devices = asked.degrees.pipeline, asked.ask.num_devices
+    if count == 1:
+        return ((found[0][1], devices),)
+    ledgers = []
+    for stage, ledger in found:
+        alike = 1 if stage.first or stage.last else count - 2
+        last = stage.number + alike
+        which = f"{stage.number + 1}-{last}" if alike > 1 else str(last)
+        holds = tr("stage %(number)s of %(count)s", number=which, count=count)
+        if alike == 1:
+            holds += f" ({held_layers(stage.share)})"
+        ledgers.append((replace(ledger, holds=holds), alike * devices // count))
+    return tuple(ledgers)
 
 
 def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
@@ -89,8 +148,8 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     static = static_of(holding)
     pieces = Pieces(holding, stage.chunks)
     static = replace(
-        static, pipeline=_pipeline_buffers(asked, stage, pieces), shared=_shared_buffer(asked, stage, pieces), outputs=_outputs(asked, pieces),
-        others=companions(asked, static), generator=generator(asked),
+        static, pipeline=_pipeline_buffers(asked, stage, pieces), shared=_shared_buffer(asked, stage, pieces),
+        outputs=_outputs(asked, pieces), others=companions(asked, static, phases=PHASES), generator=_generator(asked),
     )  # fmt: skip
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
     count = sum(len(component.layers) for component in stage.share.loaded)
@@ -106,25 +165,12 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     peak = ledger.peak()
     space = sum(each.bytes for each in items if each.term == "workspace")
     report = {
-        "weights_bytes": static.weights + static.adapters,
-        "steady_bytes": static.weights
-        + static.adapters
-        + static.master
-        + static.state
-        + static.ema
-        + static.gradients
-        + space
-        + static.pipeline
-        + static.shared
-        + static.others
-        + static.generator
-        + static.outputs
-        + static.fresh_gradients
-        + holding.uncut,
+        "weights_bytes": static.weights.bytes + static.adapters.bytes,
+        "steady_bytes": static.steady + space,
         "peak_allocated_bytes": peak.allocated,
         "peak_reserved_bytes": peak.reserved,
         "peak_used_bytes": peak.used,
-        "first_logged_peak_bytes": peak.allocated - static.state,
+        "first_logged_peak_bytes": peak.allocated - static.state.bytes,
     }
     for name, held in HELD.items():
         alive = [each for each in ledger.items if each.held in held]
@@ -135,49 +181,108 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     return ledger, report
 
 
-def _pipeline_buffers(asked: Setup, stage: Stage, pieces: Pieces) -> int:
-    """Return what a stage of a pipeline holds of its neighbours' tensors between steps. [bytes]."""
+def _pipeline_buffers(asked: Setup, stage: Stage, pieces: Pieces) -> Lines:
+    """Return what a stage of a pipeline holds of its neighbours' tensors between steps."""
     if asked.degrees.pipeline == 1 or asked.settings.pipeline_schedule == "naive":
-        return 0
-    size = pieces.tokens // pieces.ranks * asked.architecture.main.hidden_size * asked.recipe.numbers.residual
-    return (2 * stage.chunks + 1) * size
+        return NO_LINES
+    return Lines((
+        item("communication", crossing_bytes, phases=PHASES[1:], basis="modelled", chunks=stage.chunks,
+             tokens=pieces.tokens // pieces.ranks, hidden_size=asked.architecture.main.hidden_size,
+             element_bytes=asked.recipe.numbers.residual,
+             source="inputs of each chunk of a pipeline's stage and their gradients, kept by the model between steps"),
+    ))  # fmt: skip
 
 
-def _shared_buffer(asked: Setup, stage: Stage, pieces: Pieces) -> int:
-    """Return the buffer that Megatron's own modules share and keep (``GlobalMemoryBuffer``): its largest use. [bytes].
+def crossing_bytes(*, chunks: int, tokens: int, hidden_size: int, element_bytes: int) -> int:
+    """Return the inputs of a stage's chunks, their gradients, and one tensor on its way.
+
+    Formula::
+
+        (2 * chunks + 1) * tokens * hidden_size * element_bytes
+    """
+    return (2 * chunks + 1) * tokens * hidden_size * element_bytes
+
+
+def _shared_buffer(asked: Setup, stage: Stage, pieces: Pieces) -> Lines:
+    """Return the buffer that Megatron's own modules share and keep (``GlobalMemoryBuffer``): its largest use.
 
     Tokens of all devices that split experts between them, where the dispatcher gathers them; tokens of all devices of
     sequence parallelism before the output layer; scores of all heads in its own attention.
     """
     if asked.stack.program != "megatron":
-        return 0
+        return NO_LINES
     local = pieces.kernels.local
-    degrees, element = asked.degrees, asked.recipe.numbers.compute
-    width, rows = asked.architecture.main.hidden_size, pieces.tokens // pieces.ranks
-    uses = [0]
+    degrees, width, rows = asked.degrees, asked.architecture.main.hidden_size, pieces.tokens // pieces.ranks
+    uses = [(0, 0)]
     if pieces.ranks > 1 and (stage.last or local):
-        uses.append(pieces.tokens * width * element)
+        uses.append((pieces.tokens, width))
     dispatcher = asked.megatron.text("moe-token-dispatcher-type", "allgather") if asked.megatron is not None else ""
     meeting = degrees.expert * degrees.expert_tensor
     for component in stage.share.loaded:
         for layer, _ in component.layer_groups:
             for part in layer.parts:
                 if isinstance(part, FeedForward) and part.num_experts and dispatcher == "allgather" and meeting > 1:
-                    uses.append(rows * meeting * width * element)
+                    uses.append((rows * meeting, width))
                 if isinstance(part, Attention) and local:
-                    rows_of_scores = (
-                        asked.settings.micro_batch * pieces.sequences * part.num_heads * pieces.length(component)
-                    )
-                    uses.append(rows_of_scores * pieces.length(component) * element)
-    return max(uses)
+                    length = pieces.length(component)
+                    uses.append((asked.settings.micro_batch * pieces.sequences * part.num_heads * length, length))
+    most, across = max(uses, key=lambda use: use[0] * use[1])
+    if not most * across:
+        return NO_LINES
+    made = item(
+        "communication", shared_bytes, phases=PHASES[1:], basis="modelled", rows=most, width=across,
+        element_bytes=asked.recipe.numbers.compute, source="a buffer that modules share and keep",
+    )  # fmt: skip
+    return Lines((_spread(made),))
 
 
-def _outputs(asked: Setup, pieces: Pieces) -> int:
-    """Return the logits of the last batch, which a loop on transformers holds until the next one. [bytes]."""
+def shared_bytes(*, rows: int, width: int, element_bytes: int) -> int:
+    """Return a buffer that is as large as its largest use.
+
+    Formula::
+
+        rows * width * element_bytes
+    """
+    return rows * width * element_bytes
+
+
+def _generator(asked: Setup) -> Lines:
+    """Return what Megatron's own inference holds beside a policy that it trains."""
+    size = generator(asked)
+    if not size:
+        return NO_LINES
+    made = item(
+        "rollout_engine", held_bytes, phases=PHASES, basis="modelled", size=size,
+        source="Megatron's own inference: caches, logits, weights",
+    )  # fmt: skip
+    return Lines((_spread(made),))
+
+
+def _outputs(asked: Setup, pieces: Pieces) -> Lines:
+    """Return the logits of the last batch, which a loop on transformers holds until the next one."""
     settings, vocab = asked.settings, asked.architecture.main.vocab_size
     if asked.stack.name != "transformers" or settings.packing or settings.loss != "full":
-        return 0
-    return pieces.tokens * vocab * asked.recipe.numbers.compute * constants().fill.typical // 1000
+        return NO_LINES
+    return Lines((
+        item("logits", held_logits_bytes, phases=PHASES[-2:], basis="calibrated", num_tokens=pieces.tokens, vocab_size=vocab,
+             element_bytes=asked.recipe.numbers.compute, thousandths=constants().fill.typical,
+             source="outputs of the last batch, which the loop still holds"),
+    ))  # fmt: skip
+
+
+def held_logits_bytes(*, num_tokens: int, vocab_size: int, element_bytes: int, thousandths: int) -> int:
+    """Return the logits of a batch of the usual length.
+
+    Formula::
+
+        num_tokens * vocab_size * element_bytes * thousandths // 1000
+
+    Parameters
+    ----------
+    thousandths
+        Length of a usual batch in thousandths of the longest.
+    """
+    return num_tokens * vocab_size * element_bytes * thousandths // 1000
 
 
 def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
@@ -270,77 +375,108 @@ def static_of(holding: Holding) -> Static:
     """Return what is there between steps."""
     asked = holding.setup
     recipe, rule, degrees = asked.recipe, asked.rule, asked.degrees
-    rank = opt.projection_rank(asked.settings.optimizer_args)
-    extra = holding.adapter_parameters
-    copies = holding.copied_parameters
-    adapter_element = _adapter_element(asked)
-    split = degrees.splits_state
-    side = ceil_div(extra + copies, degrees.shards) if split else extra + copies
-    side_weights = ceil_div(extra + copies, degrees.shards) if degrees.splits_weights else extra + copies
-    side_gradients = ceil_div(extra + copies, degrees.shards) if degrees.splits_gradients else extra + copies
-    element = recipe.state_element
-    state = 0
-    if not (asked.offloads_optimizer or rule.paged):
-        for tensor in holding.parameters:
-            state += tensor.times * ceil_div(opt.state_of(rule, tensor, element=element, rank=rank), tensor.share)
-        side_state = 4 if recipe.master and asked.adapters else adapter_element
-        if rule.bits and side:
-            state += opt.quantized_state_bytes(num_params=side, moments=rule.moments, bits=rule.bits, block=rule.block)
-        else:
-            state += opt.state_bytes(num_params=side, moments=rule.moments, element_bytes=side_state)
-    master = 0
+    after = PHASES[1:]
+    # Adapters have numbers of their own; copies of modules keep those of the base.
+    elements = (_adapter_element(asked), recipe.frozen)
+    masters_adapters = bool(recipe.master and asked.adapters)
+    state = standing.state(holding, phases=after, elements=(4, 4) if masters_adapters else elements)
+    master = NO_LINES
     if not asked.offloads_optimizer:
-        master = holding.per_device(recipe.master + recipe.gradient_copy, when=split)
-        if asked.adapters and recipe.master:
-            master += side * recipe.master
-        if asked.deals_tensors:
-            master, state = _dealt(holding, element=element)
-    weights = holding.weight_bytes
-    buffer = holding.per_device(recipe.main_gradient, when=degrees.splits_gradients)
-    fresh = holding.per_device(recipe.gradient, when=degrees.splits_gradients) if not recipe.main_gradient else 0
-    fresh += side_gradients * adapter_element
-    if asked.settings.optimizer_in_backward or rule.gradient_free:
-        fresh = 0
-    if asked.settings.offload_gradients or asked.offloads_weights:
-        fresh = 0
-    step = 0
-    if not asked.offloads_optimizer:
-        tensors = list(holding.parameters)
-        if side:
-            tensors.append(opt.Parameter((side,), adapter_element))
-        step = opt.step_bytes(rule, tensors, element=recipe.master or recipe.weight)
-        step += holding.per_device(recipe.step_copy, when=split)
-        if asked.stack.early and rule.step == "foreach":
-            # torch 2.0, ``optim/adamw.py``: the root of the second moments, and the same plus epsilon.
-            step *= 2
-        if asked.settings.optimizer_in_backward:
-            step = min(step, 3 * 4 * max((tensor.size for tensor in tensors), default=0))
-        if degrees.zero and recipe.master and asked.stack.program == "transformers":
-            count = sum(tensor.times * ceil_div(tensor.size, tensor.share) for tensor in tensors)
-            step = zero_step_bytes(
-                num_params=count if degrees.zero < 3 else min(count, SUB_GROUP), stage=degrees.zero,
-                gradient_bytes=recipe.gradient, temporaries=rule.temporaries if rule.step == "foreach" else 0,
+        master = standing.of_trained(
+            holding, "master_weights", recipe.master + recipe.gradient_copy, split=degrees.splits_state, phases=after,
+            source=MASTERS, note=tr("with an fp32 copy of gradients") if recipe.gradient_copy else "",
+        )  # fmt: skip
+        if masters_adapters:
+            beside = standing.side(
+                holding, "master_weights", (recipe.master, recipe.master), split=degrees.splits_state, phases=after, source=MASTERS
             )  # fmt: skip
+            master = standing.total(master, beside)
+        if asked.deals_tensors:
+            master, state = standing.dealt(holding, phases=after)
+    split = degrees.splits_gradients
+    buffer = standing.of_trained(
+        holding, "gradients", recipe.main_gradient, split=split, phases=after, source="one buffer for good"
+    )
+    fresh = standing.side(holding, "gradients", elements, split=split, phases=STEP, source=OF_ALL)
+    if not recipe.main_gradient:
+        own = standing.of_trained(holding, "gradients", recipe.gradient, split=split, phases=STEP, source=OF_ALL)
+        fresh = standing.total(own, fresh)
+    if asked.settings.optimizer_in_backward or rule.gradient_free:
+        fresh = NO_LINES
+    if asked.settings.offload_gradients or asked.offloads_weights:
+        fresh = NO_LINES
     if recipe.contiguous_gradients:
-        buffer, fresh = buffer + fresh, 0
-    ema = holding.per_device(4, when=False) if asked.settings.ema else 0
-    return Static(weights, master, side_weights * adapter_element, state, buffer, fresh, step, ema)
-
-
-def _dealt(holding: Holding, *, element: int) -> tuple[int, int]:
-    """Return masters and state of the fullest device where whole tensors are dealt out to devices. [bytes]."""
-    asked = holding.setup
-    masters = state = 0
-    for share in {tensor.share for tensor in holding.parameters}:
-        tensors = [tensor for tensor in holding.parameters if tensor.share == share for _ in range(tensor.times)]
-        both = opt.dealt_bytes(
-            (opt.state_of(asked.rule, each, element=element) + each.size * asked.recipe.master for each in tensors),
-            devices=share,
+        kept = (replace(each, phases=after, source="one buffer for good") for each in fresh.items)
+        buffer, fresh = standing.total(buffer, kept), NO_LINES
+    ema = NO_LINES
+    if asked.settings.ema:
+        ema = standing.of_trained(
+            holding, "ema", 4, split=False, phases=after, source="averaged copy of the weights in fp32"
         )
-        own = opt.dealt_bytes((each.size * asked.recipe.master for each in tensors), devices=share)
-        masters += own
-        state += both - own
-    return masters, state
+    adapters = standing.total(
+        standing.side(
+            holding, "adapters", elements, split=degrees.splits_weights, phases=PHASES, note=standing.adapter_note(asked)
+        ),
+        standing.held_frozen(asked, phases=PHASES),
+    )  # fmt: skip
+    return Static(
+        standing.weights(holding, PHASES), master, adapters, state, buffer, fresh, _step(holding, elements), ema,
+        _uncut(holding),
+    )  # fmt: skip
+
+
+def _uncut(holding: Holding) -> Lines:
+    """Return what the allocator does not cut off the blocks of a full training's state."""
+    if not holding.uncut:
+        return NO_LINES
+    return Lines((
+        item("fragmentation", held_bytes, phases=PHASES[1:], size=holding.uncut,
+             source="PyTorch cuts no remainder of 1 MiB or less off a tensor's block"),
+    ))  # fmt: skip
+
+
+def _step(holding: Holding, elements: tuple[int, int]) -> Lines:
+    """Return the temporaries of the optimizer's step: of all tensors at once, or of the largest."""
+    asked = holding.setup
+    recipe, rule, degrees = asked.recipe, asked.rule, asked.degrees
+    if asked.offloads_optimizer:
+        return NO_LINES
+    tensors = list(holding.parameters)
+    shards = degrees.shards if degrees.splits_state else 1
+    counts = (holding.adapter_parameters, holding.copied_parameters)
+    tensors += [
+        opt.Parameter((ceil_div(count, shards),), size) for count, size in zip(counts, elements, strict=True) if count
+    ]
+    if degrees.zero and recipe.master and asked.stack.program == "transformers":
+        count = sum(tensor.times * ceil_div(tensor.size, tensor.share) for tensor in tensors)
+        made = item(
+            "temporary", zero_step_bytes, phases=STEP, basis="modelled", source="DeepSpeed 0.16, runtime/zero: step",
+            num_params=count if degrees.zero < 3 else min(count, SUB_GROUP), stage=degrees.zero,
+            gradient_bytes=recipe.gradient, temporaries=rule.temporaries if rule.step == "foreach" else 0,
+        )  # fmt: skip
+        return Lines((_spread(made),))
+    copies, worked_on, element = opt.step_copies(rule, tensors, element=recipe.master or recipe.weight)
+    if asked.stack.early and rule.step == "foreach":
+        # torch 2.0, ``optim/adamw.py``: the root of the second moments, and the same plus epsilon.
+        copies *= 2
+    if asked.settings.optimizer_in_backward:
+        largest = max((tensor.size for tensor in tensors), default=0)
+        if copies * worked_on * element > 3 * 4 * largest:
+            copies, worked_on, element = 3, largest, 4
+    wide = standing.of_trained(
+        holding, "temporary", recipe.step_copy, split=degrees.splits_state, phases=STEP,
+        source="an fp32 copy of gradients that are summed up in half precision",
+    )  # fmt: skip
+    made_items = [replace(each, basis="modelled") for each in wide.items]
+    if copies * worked_on * element:
+        made_items.append(
+            item(
+                "temporary", opt.copies_bytes, phases=STEP, basis="modelled", copies=copies, num_params=worked_on,
+                element_bytes=element, source="temporaries of the optimizer's step",
+                note=tr("of all tensors at once") if rule.step == "foreach" else tr("of the largest tensor"),
+            )
+        )  # fmt: skip
+    return Lines(tuple(_spread(each) for each in made_items))
 
 
 def _adapter_element(asked: Setup) -> int:
@@ -369,49 +505,25 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         low, high = (size * least // 1000, size * spread.high // 1000) if basis == "modelled" else (size, size)
         items.append(item(term, held_bytes, phases=phases, source=source, basis=basis, low=low, high=high, size=size))
 
-    line("weights", static.weights, PHASES, "shapes of the model and how each is stored")
-    line(
-        "other_models",
-        static.others,
-        PHASES,
-        "models that are compared with or that score: reference, reward, critic, teacher",
-    )
-    line(
-        "rollout_engine",
-        static.generator,
-        PHASES,
-        "Megatron's own inference: caches, logits, weights",
-        basis="modelled",
-    )
-    line("adapters", static.adapters, PHASES, "peft: low-rank matrices beside frozen ones")
-    line("master_weights", static.master, PHASES[1:], "the optimizer's own copy")
-    line("optimizer_state", static.state, PHASES[1:], "state per parameter of the optimizer")
-    line("ema", static.ema, PHASES[1:], "averaged copy of the weights in fp32")
-    line("gradients", static.gradients, PHASES[1:], "one buffer for good")
-    line("fragmentation", holding.uncut, PHASES[1:], "PyTorch cuts no remainder of 1 MiB or less off a tensor's block")
-    line("communication", static.shared, PHASES[1:], "a buffer that modules share and keep", basis="modelled")
-    line(
-        "logits",
-        static.outputs,
-        PHASES[-1:],
-        "outputs of the last batch, which the loop still holds",
-        basis="calibrated",
-    )
-    if static.pipeline:
-        items.append(
-            item("communication", held_bytes, phases=PHASES[1:], basis="modelled", size=static.pipeline,
-                 source="inputs of each chunk of a pipeline's stage and their gradients, kept by the model between steps")
-        )  # fmt: skip
-    held = pieces.accumulates and not static.gradients
+    for lines in (
+        static.weights, static.others, static.generator, static.adapters, static.master, static.state, static.ema, static.gradients,
+        static.uncut, static.shared, static.outputs, static.pipeline,
+    ):  # fmt: skip
+        items += lines.items
+    held = pieces.accumulates and not static.gradients.items
     fresh = static.fresh_gradients
     moments: dict[str, Moment] = {"forward": run.forward, "loss": run.loss, "backward": run.backward}
+    whole: list[str] = []  # the phases in which the gradients of all trained parameters are there
     for phase, moment in moments.items():
-        grads = holding.held_back or fresh if held else moment.gradients
-        if asked.adapters is not None:
-            grads = fresh if held or phase == "backward" else 0
-        if static.gradients or asked.settings.optimizer_in_backward:
-            grads = 0
-        line("gradients", grads, (phase,), "made by the backward pass so far")
+        if not (static.gradients.items or asked.settings.optimizer_in_backward):
+            if held and asked.adapters is None and holding.held_back:
+                line(
+                    "gradients", holding.held_back, (phase,), "whole until the last micro-batch of the step is reduced"
+                )
+            elif held or (asked.adapters is not None and phase == "backward"):
+                whole.append(phase)
+            elif asked.adapters is None and moment.gradients:
+                items.append(_made_so_far(moment.gradients, asked.recipe.gradient, phase))
         if moment.activations:
             items.append(
                 item("activations", kept_bytes, phases=(phase,), basis="modelled",
@@ -443,8 +555,8 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     line(
         "communication", pieces.buckets, WORKING, "buckets of gradients on their way between devices", basis="modelled"
     )
-    line("gradients", fresh, ("step",), "of all trained parameters")
-    line("temporary", static.step, ("step",), "temporaries of the optimizer's step", basis="modelled")
+    items += [replace(each, phases=(*whole, *STEP)) for each in fresh.items]
+    items += static.step.items
     return items
 
 
@@ -453,6 +565,20 @@ def _shortest(asked: Setup) -> int:
     settings = asked.settings
     below = asked.stack.limits and not settings.packing and settings.finetuning != "pretrain"
     return constants().samples.low if below else 1000
+
+
+def _made_so_far(size: int, element: int, phase: str) -> Item:
+    """Return the line of the gradients that the backward pass has made at the fullest moment."""
+    if size % element:
+        return item("gradients", held_bytes, phases=(phase,), source="made by the backward pass so far", size=size)
+    return item("gradients", numbers_bytes, phases=(phase,), num_params=size // element, element_bytes=element,
+                source="made by the backward pass so far, one for each parameter behind it")  # fmt: skip
+
+
+def _spread(line: Item) -> Item:
+    """Return a modelled line with the interval of what is modelled."""
+    spread = constants().modelled
+    return replace(line, low=line.bytes * spread.low // 1000, high=line.bytes * spread.high // 1000)
 
 
 def kept_bytes(*, others: int, piece: int) -> int:

@@ -291,7 +291,7 @@ class Graph:
             first.width if width is None else width,
             max(value.element for value in inputs) if element is None else element,
             grad=grad,
-            kind=first.storage.kind if kind is None else kind,
+            kind=(first.storage.kind if first.storage.kind != SHARED else TOKENS) if kind is None else kind,
         )
         if scratch:
             self.live -= scratch

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 from vrameter.memory.optimizer import Parameter
 from vrameter.memory.torch_allocator import uncut_bytes
+from vrameter.memory.weight_plan import Stored
 from vrameter.model.architecture import Architecture, Component, Layer, Tensor
 from vrameter.model.formats import Format
 from vrameter.training.programs.scene import Use
@@ -45,6 +47,12 @@ class Holding:
             return setup.settings.finetuning != "freeze" or component.name == TRAINED
         return self.trained_norms and tensor.role == "norm"
 
+    def updated(self, component: Component, tensor: Tensor) -> bool:
+        """Say whether an operation sees a trained tensor: the model's own, or the copy that is trained in its place."""
+        adapters = self.setup.adapters
+        copied = adapters is not None and (component.kind, tensor.name) in adapters.copied
+        return copied or self.trained(component, tensor)
+
     @cached_property
     def trained_norms(self) -> bool:
         """Whether the adapters' method trains norms as well."""
@@ -55,8 +63,8 @@ class Holding:
         """Return how a step uses a tensor."""
         setup = self.setup
         recipe = setup.recipe
-        trained = self.trained(component, tensor)
-        packed = (
+        trained = self.updated(component, tensor)
+        packed = (not trained or not setup.adapters) and (
             self.format(component, 0 if component.layers and tensor.slot not in _OUTSIDE else None, tensor) is not None
         )
         element = recipe.weight if trained else recipe.frozen
@@ -136,40 +144,60 @@ class Holding:
         adapters = self.setup.adapters
         return sum(tensor.size * times for tensor, times in adapters.saved_copies) if adapters else 0
 
-    def split(self, size: int, tensor: Tensor | None = None, *, when: bool = True) -> int:
-        """Return a device's shard of a size, where it is split."""
-        if not when:
-            return size
-        return ceil_div(size, self.divisor(tensor) if tensor is not None else self.setup.degrees.shards)
+    @cached_property
+    def trained_sizes(self) -> tuple[tuple[int, int, int], ...]:
+        """The trained tensors: elements of each, how many are alike, devices among which one can be split."""
+        return tuple(
+            (tensor.size, times, self.divisor(tensor))
+            for component, _, tensor, times in self.tensors()
+            if self.trained(component, tensor)
+        )
+
+    @cached_property
+    def frozen_pieces(self) -> tuple[tuple[int, int, Format, int, int, int], ...]:
+        """What is stored of frozen tensors: how many are alike, elements, format, values and scales [bytes], shards."""
+        found = []
+        for component, layer, tensor, times in self.tensors():
+            if self.trained(component, tensor):
+                continue
+            for form, shape in self._stored(component, layer, tensor):
+                found.append((times, prod(shape), form, *form.bytes_of(shape), self.divisor(tensor)))
+        return tuple(found)
 
     @cached_property
     def weight_bytes(self) -> int:
-        """Weights of the model itself on this device, trained and frozen. [bytes].
+        """All weights of the model itself, trained and frozen, before any sharding. [bytes]."""
+        frozen = sum(times * (values + scales) for times, _, _, values, scales, _ in self.frozen_pieces)
+        return self.trained_elements * self.setup.recipe.weight + frozen
 
-        Transformer Engine keeps two float8 copies of each matrix, by rows and by columns, beside the 16-bit one, or in its
-        place (``fp8-param-gather``).
-        """
-        setup = self.setup
-        recipe, whole = setup.recipe, setup.degrees.splits_weights
-        if setup.offloads_weights:
-            return 0
-        total = 0
-        alone = setup.megatron is not None and setup.megatron.flag("fp8-param-gather")
-        for component, layer, tensor, times in self.tensors():
-            stored = times * self.split(self._stored(component, layer, tensor, recipe.weight), tensor, when=whole)
-            copied = setup.stack.name == "megatron" and layer is not None and self.multiplies_in_float8(tensor)
-            copies = 2 * times * tensor.size if copied else 0
-            total += copies if copies and alone else stored + copies
-        return total
+    @cached_property
+    def float8_sizes(self) -> tuple[tuple[int, int, int], ...]:
+        """The matrices that Transformer Engine copies to float8, as `trained_sizes`."""
+        if self.setup.stack.name != "megatron":
+            return ()
+        return tuple(
+            (tensor.size, times, self.divisor(tensor))
+            for _, layer, tensor, times in self.tensors()
+            if layer is not None and self.multiplies_in_float8(tensor)
+        )
 
-    def _stored(self, component: Component, layer: Layer | None, tensor: Tensor, element: int) -> int:
-        if self.trained(component, tensor):
-            return tensor.size * element
+    @cached_property
+    def stored_sizes(self) -> tuple[tuple[int, int, int], ...]:
+        """The trained tensors that stand in the model's own numbers: not those that stand in float8 alone (``fp8-param-gather``)."""
+        args = self.setup.megatron
+        if args is None or not args.flag("fp8-param-gather"):
+            return self.trained_sizes
+        left = list(self.trained_sizes)
+        for entry in self.float8_sizes:
+            left.remove(entry)
+        return tuple(left)
+
+    def _stored(self, component: Component, layer: Layer | None, tensor: Tensor) -> Stored:
         index = None if layer is None else component.layers.index(layer)
         packed = self.format(component, index, tensor)
         if packed is not None and tensor.slot == "head":
-            return packed.bytes_of(tensor.shape).total
-        return sum(form.bytes_of(shape).total for form, shape in self.setup.plan.stored(component, index, tensor))
+            return ((packed, tensor.shape),)
+        return self.setup.plan.stored(component, index, tensor)
 
     @cached_property
     def uncut(self) -> int:
@@ -201,9 +229,7 @@ class Holding:
     @cached_property
     def trained_elements(self) -> int:
         """Trained parameters of the model itself on this device, before any sharding."""
-        return sum(
-            tensor.size * times for component, _, tensor, times in self.tensors() if self.trained(component, tensor)
-        )
+        return sum(size * times for size, times, _ in self.trained_sizes)
 
     @cached_property
     def held_back(self) -> int:
@@ -220,17 +246,6 @@ class Holding:
         ):
             return 0
         return self.trained_elements * setup.recipe.numbers.compute
-
-    def per_device(self, element: int, *, when: bool) -> int:
-        """Return what one number of `element` bytes for each trained parameter takes, split or not. [bytes]."""
-        if not element:
-            return 0
-        own = sum(
-            times * self.split(tensor.size * element, tensor, when=when)
-            for component, _, tensor, times in self.tensors()
-            if self.trained(component, tensor)
-        )
-        return own
 
 
 __all__ = ["Holding"]

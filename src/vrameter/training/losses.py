@@ -100,18 +100,18 @@ def fabric(scene: Scene, x: Value, head: Tensor, vocab: int, chunk: int) -> Valu
     return handed
 
 
-def parallel(scene: Scene, x: Value, head: Tensor, vocab: int, *, compiled: bool = False, within: bool = False) -> None:
+def parallel(scene: Scene, x: Value, head: Tensor, vocab: int, *, compiled: bool = False) -> None:
     """Run Megatron's loss: an fp32 copy of the logits turned into the softmax in place, gradients in its place.
 
-    Its fused form is the same, compiled (`compiled`): what the compiler makes functional stands beside the copy that it
-    replaces. Transformer Engine's (`within`) writes gradients over the logits themselves.
+    Its fused form is the same, compiled: what the compiler makes functional stands beside the copy that it replaces.
+    Transformer Engine's writes fp32 gradients beside the logits (since July 2026; over them before).
     """
     graph = scene.graph
     logits = scene.gathered(graph.linear(x, scene.weight(head), vocab))
-    soft = logits if within else graph.new(logits.rows, vocab, 4)
+    soft = graph.new(logits.rows, vocab, 4)
     if compiled:
         graph.touch(soft.bytes)
-    loss = graph.op([logits], 1, element=4, saves=[soft], piecewise=within)
+    loss = graph.op([logits], 1, element=4, saves=[soft])
     del logits, soft
     graph.seed(graph.op([loss], 1, rows=1))
 

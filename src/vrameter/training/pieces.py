@@ -92,8 +92,25 @@ class Pieces:
         capability = float(device.compute_capability or 0) if device is not None else 9
         return 9 <= capability < 10 or (capability >= 10 and not (args is not None and args.flag("deterministic-mode")))
 
-    def scene(self, component: Component, *, prompted: bool = True) -> Callable[[Graph], Scene]:
-        """Return the maker of scenes for a component's programs; `prompted` where learned prompts are attended to as well."""
+    def scene(
+        self,
+        component: Component,
+        bare: frozenset[str] = frozenset(),
+        *,
+        prompted: bool = True,
+        tied: Tensor | None = None,
+    ) -> Callable[[Graph], Scene]:
+        """Return the maker of scenes for a component's programs.
+
+        Parameters
+        ----------
+        bare
+            Tensors that get no adapter here though those of other layers do.
+        prompted
+            Whether the layer has a learned prompt of its own.
+        tied
+            The embedding, where it is the output layer's matrix too: adapters can train a copy of one and not of the other.
+        """
         setup, holding = self.setup, self.holding
         traits = self.traits(component)
         length = self.length(component)
@@ -104,12 +121,20 @@ class Pieces:
         def use(tensor: Tensor) -> Use:
             found = known.get(id(tensor))
             if found is None:
-                found = known[id(tensor)] = holding.use(component, tensor)
+                found = holding.use(component, tensor)
+                if tensor.name in bare:
+                    found = replace(found, adapter=None)
+                if tensor is tied and setup.adapters is not None:
+                    found = replace(found, trained=("head", "tied") in setup.adapters.copied)
+                known[id(tensor)] = found
             return found
 
         adapters = setup.adapters
         enabled = adapters.by_slot if adapters else {}
         prompt = setup.recipe.numbers.compute if prompted and self.prompts else 0
+        learned = adapters.prompt if adapters and component.kind == "decoder" else None
+        prefix = learned.tokens if learned is not None and learned.place == "keys" else 0
+        second = learned.tokens if learned is not None and learned.place == "beside" and prompted else 0
 
         def make(graph: Graph) -> Scene:
             return Scene(
@@ -117,7 +142,7 @@ class Pieces:
                 use, keys=setup.length if setup.degrees.context > 1 and not tower else 0, enabled=enabled, prompt_element=prompt,
                 ranks=self.split(component), exchanges=setup.degrees.expert > 1,
                 expert_ranks=setup.degrees.expert_tensor, memory_tokens=self.memory_tokens, checkpoints=self.checkpoints,
-                offloads=self.offloads, routing=self.routing,
+                offloads=self.offloads, routing=self.routing, prefix_tokens=prefix, beside_tokens=second,
             )  # fmt: skip
 
         return make
@@ -253,20 +278,24 @@ class Pieces:
         found: list[Piece] = []
         if self.holding.first and component.name != TRAINED:
             found.append(self._embedding(component, given))
-        made: dict[tuple[int, bool, bool, bool], Piece] = {}
+        made: dict[tuple[object, ...], Piece] = {}
+        adapters = setup.adapters
         # Layers below those that are trained make no graph at all.
         still = setup.settings.finetuning == "freeze" and component.name != TRAINED
         grad = not still and component.name != TRAINED and self._embedding_has_gradient(component)
-        alone = setup.adapters is not None and setup.adapters.method == "adapter"
         layers: list[Piece] = []
         for number, layer in enumerate(component.layers):
-            prompted = self.prompts and component.first_layer + number >= FIRST_ADAPTED_LAYER
+            place = component.first_layer + number
+            bare = adapters.bare(component.kind, place) if adapters else frozenset()
+            prompted = self._prompted(component, place)
             again = self.recomputes(number, len(component.layers))
-            key = (id(layer), grad, again, prompted)
+            key = (id(layer), grad, again, bare, prompted)
             if key not in made:
-                made[key] = self._layer(component, layer, given, input_grad=grad, recomputed=again, prompted=prompted)
+                made[key] = self._layer(
+                    component, layer, given, input_grad=grad, recomputed=again, bare=bare, prompted=prompted
+                )
             layers.append(made[key])
-            grad = not still and (prompted or not alone)
+            grad = grad or not (still or self._silent(component, layer, bare, prompted=prompted))
         if self.holding.last and self.offloads and layers:
             # What the backward pass needs at once stays.
             layers[-1] = replace(layers[-1], cost=replace(layers[-1].cost, offloaded=0))
@@ -301,25 +330,81 @@ class Pieces:
         adapters = self.setup.adapters
         return adapters is not None and adapters.method in ("adapter", "adapter_v2")
 
+    def _prompted(self, component: Component, number: int) -> bool:
+        """Say whether a layer has a learned prompt of its own: Llama-Adapter's are in the last layers."""
+        if self.prompts:
+            return number >= FIRST_ADAPTED_LAYER
+        adapters = self.setup.adapters
+        prompt = adapters.prompt if adapters else None
+        if prompt is None or component.kind != "decoder":
+            return False
+        return prompt.place == "keys" or number >= component.first_layer + len(component.layers) - prompt.layers
+
+    def _silent(self, component: Component, layer: Layer, bare: frozenset[str], *, prompted: bool) -> bool:
+        """Say whether nothing of a layer is trained, so that what comes before it needs no gradient."""
+        adapters = self.setup.adapters
+        if adapters is None or prompted or adapters.method == "llamapro":
+            return False
+        return not any(
+            (adapters.use(component.kind, tensor) is not None and tensor.name not in bare)
+            or self.holding.updated(component, tensor)
+            for tensor in layer.all_tensors
+        )
+
     def _embedding_has_gradient(self, component: Component) -> bool:
         setup = self.setup
         if setup.full or setup.settings.recompute != "none" or not self.holding.first:
             return True
-        return bool(setup.adapters and setup.adapters.method in ("prompt_tuning", "prefix_tuning", "p_tuning"))
+        adapters = setup.adapters
+        if adapters is None:
+            return False
+        placed = adapters.prompt is not None and adapters.prompt.place == "input"
+        copied = any(kind == component.kind and name == tensor.name for kind, name in adapters.copied
+                     for tensor in component.tensors if tensor.role == "embedding")  # fmt: skip
+        return placed or copied or bool(adapters.tables) or bool(adapters.token_rows)
 
     def _embedding(self, component: Component, size: int) -> Piece:
         setup = self.setup
         tables = [tensor for tensor in component.tensors if tensor.role == "embedding"]
-        trained = [tensor for tensor in tables if self.holding.trained(component, tensor)]
+        trained = [tensor for tensor in tables if self.holding.updated(component, tensor)]
         fresh = sum(tensor.size for tensor in trained) * setup.recipe.gradient
         largest = max((tensor.size for tensor in trained), default=0) * setup.recipe.gradient
-        ids = self.tokens * 8
-        made = Cost(ids, ids, 0, 0, ids + size, size, ids + size + (largest if self.accumulates else fresh),
+        kept, passing = self._adapted_tables(component, tables, size)
+        ids = self.tokens * 8 + kept
+        made = Cost(ids, ids, 0, 0, ids + size + passing, size + passing,
+                    ids + size + passing + (largest if self.accumulates else fresh),
                     0 if self.accumulates else fresh, size)  # fmt: skip
         gathered = 0 if self.joins_ends else self.gathered(sum(tensor.size for tensor in tables))
         pending, joined = self.outermost
         return Piece("embedding", made, 0, gradients=0 if self.accumulates else fresh, gathered=gathered,
                      extra_backward=pending + joined)  # fmt: skip
+
+    def _adapted_tables(self, component: Component, tables: list[Tensor], size: int) -> tuple[int, int]:
+        """Return what adapters of embeddings keep, and what passes beside. [bytes].
+
+        A low-rank one keeps the rows of its first matrix and makes the output in its own numbers; trained rows are put
+        into a copy of the whole table. Learned keys and values stand for all layers at once.
+        """
+        adapters, main = self.setup.adapters, self.holding.share.main
+        if adapters is None:
+            return 0, 0
+        kept = passing = 0
+        element = self.setup.recipe.numbers.residual
+        for tensor in tables:
+            use = adapters.tables.get((component.kind, tensor.name))
+            if use is not None:
+                kept += self.rows(component) * use.rank * use.element
+                passing += size // element * use.element
+        if adapters.token_rows and component is main:
+            passing += sum(tensor.size for tensor in tables if tensor.slot == "token") * element
+        prompt = adapters.prompt
+        if prompt is not None and prompt.place == "keys" and component is main:
+            width = next((part.num_kv_heads * part.head_dim for layer in main.layers for part in layer.parts
+                          if isinstance(part, Attention)), 0)  # fmt: skip
+            kept += (
+                self.setup.settings.micro_batch * self.sequences * prompt.tokens * prompt.layers * 2 * width * element
+            )
+        return kept, passing
 
     def _layer(
         self,
@@ -329,11 +414,12 @@ class Pieces:
         *,
         input_grad: bool,
         recomputed: bool | None = None,
+        bare: frozenset[str] = frozenset(),
         prompted: bool = False,
     ) -> Piece:
         setup = self.setup
         settings = setup.settings
-        made = self._layer_cost(component, layer, input_grad=input_grad, prompted=prompted)
+        made = self._layer_cost(component, layer, input_grad=input_grad, bare=bare, prompted=prompted)
         by_operation = settings.recompute == "selective" and settings.recompute_policy == "op"
         recomputed = self.recomputes(0, 1) if recomputed is None else recomputed
         kept = given + (self._kept_products(layer, component.hidden_size) if by_operation else 0)
@@ -343,19 +429,20 @@ class Pieces:
             gathered=self.gathered(layer.num_params), gradients=made.gradients, extra_backward=self.outermost[0],
         )  # fmt: skip
 
-    def _layer_cost(self, component: Component, layer: Layer, *, input_grad: bool, prompted: bool) -> Cost:
+    def _layer_cost(
+        self, component: Component, layer: Layer, *, input_grad: bool, bare: frozenset[str], prompted: bool
+    ) -> Cost:
         """Return what a layer's program costs, remembered for the next question about the same layer."""
         setup = self.setup
         key = (
-            id(layer), component.kind, component.name, self.rows(component), self.length(component), setup.length, input_grad, prompted,
-            self.accumulates,
-            self.kernels, self.traits(component), self.signature,
+            id(layer), component.kind, component.name, self.rows(component), self.length(component), setup.length, input_grad,
+            self.accumulates, self.kernels, self.traits(component), self.signature, bare, prompted,
         )  # fmt: skip
         known = _COSTS.get(key)
         if known is not None:
             return known[1]
         made = cost(
-            lambda scene, x: self.program.layer(scene, layer, x), self.scene(component, prompted=prompted), width=component.hidden_size,
+            lambda scene, x: self.program.layer(scene, layer, x), self.scene(component, bare, prompted=prompted), width=component.hidden_size,
             element=setup.recipe.numbers.residual, rows=self.rows(component), accumulates=self.accumulates, input_grad=input_grad,
         )  # fmt: skip
         if len(_COSTS) >= REMEMBERED:
@@ -372,6 +459,7 @@ class Pieces:
             setup.recipe, setup.degrees, setup.plan.quantization, setup.plan.dtype, setup.frozen, setup.settings.finetuning,
             setup.settings.micro_batch, self.sequences, adapter, setup.stack.program, setup.stack.packed_keeps_input,
             setup.settings.precision, self.checkpoints, self.offloads, self.routing, setup.samples_layers,
+            setup.stack.adapter_dtype, setup.stack.adapts_experts,
         )  # fmt: skip
 
     def _kept_products(self, layer: Layer, width: int) -> int:
@@ -489,7 +577,8 @@ class Pieces:
     def _head(self, body: Component) -> Piece:
         setup = self.setup
         head = self.head_tensor(body) if scores_vocabulary(setup) else None
-        scene = self.scene(body)
+        shared = head if head is not None and head.role == "embedding" else None
+        scene = self.scene(body, tied=shared)
         norms = list(_final_norms(body))
         vocab = head.shape[0] if head is not None else 0
 
@@ -527,7 +616,7 @@ class Pieces:
             args = setup.megatron
             te = args.text("cross-entropy-fusion-impl") == "te" if args else setup.stack.name == "megatron-bridge"
             fused = asked == "fused" or setup.settings.cross_entropy_loss_fusion
-            losses.parallel(scene, x, head, vocab, compiled=fused and not te, within=fused and te)
+            losses.parallel(scene, x, head, vocab, compiled=fused and not te)
             return None
         if asked == "fused" and setup.stack.tiles_loss:
             losses.tiled(scene, x, head, vocab)

@@ -107,7 +107,10 @@ class Degrees:
 # known and not modelled.
 MODULES = ("core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts")
 OTHER_MODULES = ("gdn_norm_out", "gdp_in_proj", "gdp_qkv", "mhc")
+# FSDP's ways that shard weights, all its ways, and names for none of them.
 _WHOLE = ("full_shard", "fsdp", "fsdp1", "fsdp2", "optim_grads_params", "hybrid_shard", "hsdp", "full")
+FSDP = (*_WHOLE, "shard_grad_op")
+UNSHARDED = ("no_shard", "ddp", "none")
 
 
 @dataclass(frozen=True)
@@ -146,8 +149,10 @@ class Setup:
 
     @property
     def local_length(self) -> int:
-        """Tokens of one sequence on this device. [tokens]."""
-        return -(-self.length // self.degrees.context)
+        """Tokens of one sequence on this device, learned ones before its own included. [tokens]."""
+        prompt = self.adapters.prompt if self.adapters else None
+        learned = prompt.tokens if prompt is not None and prompt.place == "input" else 0
+        return -(-(self.length + learned) // self.degrees.context)
 
     @property
     def deals_tensors(self) -> bool:
@@ -371,7 +376,7 @@ def _degrees(ask: Ask, found: Stack) -> Degrees:
     args = Arguments(model["megatron_args"] if isinstance(model, dict) and "megatron_args" in model else {})
     return Degrees(
         asked.tensor, asked.pipeline, data, asked.context, asked.expert, expert_tensor, asked.virtual_pipeline,
-        asked.sequence, zero, None if fsdp in ("no_shard", "ddp", "none") else fsdp, asked.offload,
+        asked.sequence, zero, None if fsdp in UNSHARDED else fsdp, asked.offload,
         max(1, args.number("num-distributed-optimizer-instances", 1)),
     )  # fmt: skip
 
@@ -428,7 +433,7 @@ def _adapters(
     element = SIZES[name] if name else min(own, 4)
     return adapting(
         architecture, asked, magnitude=settings.finetuning == "dora", element=element, experts=found.adapts_experts,
-        frozen=frozen, slots_only=found.program == "litgpt",
+        frozen=frozen, slots_only=found.program == "litgpt", base_element=own, before_021=found.peft_before_021,
     )  # fmt: skip
 
 

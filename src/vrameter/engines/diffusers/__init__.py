@@ -15,7 +15,8 @@ from functools import cached_property
 
 from vrameter.engines import Answer, Ask
 from vrameter.engines.diffusers.decode import constants, decode_moments
-from vrameter.engines.diffusers.denoise import attention_bytes, denoise_bytes, perceptron_bytes
+from vrameter.engines.diffusers.denoise import denoise_bytes
+from vrameter.engines.diffusers.encode import encode_bytes
 from vrameter.engines.diffusers.loading import PHASES, Loaded, loaded_modules, weight_items
 from vrameter.engines.diffusers.shape import Shape, shape_of
 from vrameter.errors import RequestError
@@ -23,7 +24,6 @@ from vrameter.i18n import tr
 from vrameter.ledger import Item, Ledger, item
 from vrameter.memory import runtime
 from vrameter.memory.weights import weights_bytes
-from vrameter.model.architecture import Attention, FeedForward
 from vrameter.model.diffusion.pipeline import DENOISERS, Pipeline
 from vrameter.search import largest_fitting
 from vrameter.settings.diffusers import DiffusersSettings
@@ -111,7 +111,14 @@ class Run:
         )  # fmt: skip
 
     def _encoded(self, shape: Shape) -> int:
-        return max((_encode(each, shape) for each in self.modules if each.role == "text_encode"), default=0)
+        return max(
+            (
+                encode_bytes(each.module, shape, each.plan.compute_bytes)
+                for each in self.modules
+                if each.role == "text_encode"
+            ),
+            default=0,
+        )
 
     @cached_property
     def vae(self) -> Loaded | None:
@@ -172,32 +179,6 @@ class Run:
             return device.capacity_bytes - self.ledger(replace(shape, samples=count)).used
 
         return {"batch_size": largest_fitting(headroom, most=MOST_SAMPLES, start=self.settings.batch_size)}
-
-
-def _encode(each: Loaded, shape: Shape) -> int:
-    """Return what a text encoder's fullest block holds; T5 and its line write their scores out."""
-    sizes = [0]
-    rows = shape.samples * shape.passes * shape.text_tokens
-    for component in each.module.architecture.components:
-        for layer, _ in component.layer_groups:
-            for part in layer.parts:
-                if isinstance(part, Attention):
-                    sizes.append(
-                        attention_bytes(
-                            rows=rows, hidden=component.hidden_size, inner=part.num_heads * part.head_dim,
-                            element_bytes=each.plan.compute_bytes, rotary=0,
-                            score_rows=rows if "T5" in each.module.class_name else 0, keys=shape.text_tokens,
-                            heads=part.num_heads,
-                        )
-                    )  # fmt: skip
-                elif isinstance(part, FeedForward):
-                    sizes.append(
-                        perceptron_bytes(
-                            rows=rows, hidden=component.hidden_size, intermediate=part.intermediate_size,
-                            copies=4 if part.gated else 2, element_bytes=each.plan.compute_bytes, integer=0,
-                        )
-                    )  # fmt: skip
-    return max(sizes)
 
 
 def estimate(ask: Ask) -> Answer:

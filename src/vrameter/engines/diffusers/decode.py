@@ -44,12 +44,15 @@ class Constants(msgspec.Struct, frozen=True):
     ----------
     convolution_workspace
         What a convolution's library keeps of its input and output.
-    checkpoint_slack
-        What the allocator holds beside a checkpointed step's activations, of these.
+    checkpoint_slack, plain_slack, step_slack
+        What the allocator holds beside what comes and goes, of that: in passes whose blocks run again, in other passes, and in the
+        optimizer's step.
     """
 
     convolution_workspace: Share
     checkpoint_slack: Share
+    plain_slack: Share
+    step_slack: Share
 
 
 @lru_cache(maxsize=1)

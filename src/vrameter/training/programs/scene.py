@@ -21,28 +21,10 @@ from math import prod
 
 from vrameter.model.architecture import Attention, FeedForward, Layer, Part, Tensor
 from vrameter.training.graph import FIXED, PAIRS, Graph, Region, Slot, Storage, Value, Weight
+from vrameter.training.programs.adapters import AdapterUse, run, site_of
 
 # Checkpoints whose outputs are discarded as well, for what follows keeps them.
 DISCARDED = ("layernorm", "mla_up_proj", "moe_act")
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterUse:
-    """The low-rank update of one linear layer.
-
-    Parameters
-    ----------
-    element
-        Size of one number of its matrices. [bytes]
-    magnitude
-        Whether it learns the length of each row as well (DoRA).
-    """
-
-    rank: int
-    element: int
-    dropout: float = 0.0
-    magnitude: bool = False
-    method: str = "lora"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +149,12 @@ class Scene:
         Parts of a layer that run again in the backward pass, under Megatron's names.
     offloads
         Parts of a layer whose kept tensors go to host memory, under Megatron's names.
+    prefix_tokens
+        Learned keys and values before those of each sequence. [tokens]
+    beside_tokens
+        Learned tokens to which the layer's queries attend a second time. [tokens]
+    mask_element
+        Size of one number of what dropout keeps: 1 on a GPU, that of its input on a CPU. [bytes]
     """
 
     graph: Graph
@@ -179,6 +167,8 @@ class Scene:
     keys: int = 0
     enabled: Mapping[str, AdapterUse] = field(default_factory=dict)
     prompt_element: int = 0
+    prefix_tokens: int = 0
+    beside_tokens: int = 0
     ranks: int = 1
     exchanges: bool = False
     routing: int = 1000
@@ -186,6 +176,7 @@ class Scene:
     memory_tokens: int = 0
     checkpoints: frozenset[str] = frozenset()
     offloads: frozenset[str] = frozenset()
+    mask_element: int = 1
 
     @property
     def tokens(self) -> int:
@@ -239,8 +230,11 @@ class Scene:
         assert tensor is not None
         use = self.use(tensor)
         width = outputs or tensor.size // x.width
-        out = self.graph.linear(x, self.weight(tensor), width, compute=self.numbers.autocast)
-        return out if use.adapter is None else self.adapted(x, out, tensor, use.adapter)
+
+        def base(value: Value) -> Value:
+            return self.graph.linear(value, self.weight(tensor), width, compute=self.numbers.autocast)
+
+        return base(x) if use.adapter is None else self._run(x, base, width, use, use.adapter)
 
     def head_linear(self, x: Value, tensor: Tensor, width: int) -> Value:
         """Run the output layer of a stack that names adapters by slot."""
@@ -257,42 +251,37 @@ class Scene:
         return graph.scale(shifted, Weight(out.width, element, trained=True))
 
     def grouped(self, x: Value, tensor: Tensor, width: int) -> Value:
-        """Run a product with stacked matrices, one for each group of rows; autocast does not know this operation."""
+        """Run a product with stacked matrices, one for each group of rows; autocast does not know this operation.
+
+        An adapter of stacked matrices changes the whole stack before the product, which keeps the changed one.
+        """
         use = self.use(tensor)
-        out = self.graph.linear(x, self.weight(tensor), width)
-        return out if use.adapter is None else self.adapted(x, out, tensor, use.adapter)
+        if use.adapter is None or not use.adapter.folded:
+            out = self.graph.linear(x, self.weight(tensor), width)
+            return out if use.adapter is None else self.adapted(x, out, tensor, use.adapter)
+        graph, rank = self.graph, use.adapter.rank
+        stack = tensor.size // (x.width * width)
+        factors = [Weight(stack * rank * size, use.adapter.element, trained=True) for size in (x.width, width)]
+        changed = graph.new(tensor.size // x.width, x.width, use.element, grad=graph.keeps, kind=FIXED)
+        graph.touch(
+            use.unpacked + (stack * rank * (x.width + width) * use.element if use.adapter.element != use.element else 0)
+        )
+        graph.record((), (changed,), weights=factors)
+        return graph.op([x, changed], width, element=x.element, saves=[x, changed if x.slot else None])
 
     def adapted(self, x: Value, out: Value, tensor: Tensor, adapter: AdapterUse) -> Value:
-        """Add a low-rank update to what a frozen matrix made of `x`."""
-        graph, auto = self.graph, self.numbers.autocast
-        element = out.element
-        inner = graph.cast(x, adapter.element)
-        if adapter.dropout:
-            inner = self.dropout(inner)
-        first = Weight(adapter.rank * inner.width, adapter.element, trained=True)
-        second = Weight(adapter.rank * out.width, adapter.element, trained=True)
-        update = graph.linear(graph.linear(inner, first, adapter.rank, compute=auto), second, out.width, compute=auto)
-        if adapter.magnitude:
-            return graph.cast(self._lengthened(out, update, tensor, adapter), element)
-        update = graph.pointwise(update, keeps="nothing")
-        return graph.cast(graph.add(out, update), element)
+        """Add an adapter to what a frozen matrix made of `x`."""
+        return self._run(x, lambda _: out, out.width, self.use(tensor), adapter)
 
-    def _lengthened(self, out: Value, update: Value, tensor: Tensor, adapter: AdapterUse) -> Value:
-        """Scale rows to their learned lengths (DoRA): the merged matrix is made anew in the adapter's dtype to measure it."""
-        graph = self.graph
-        length = Weight(out.width, adapter.element, trained=True)
-        graph.touch(2 * tensor.size * adapter.element)
-        ratio = Weight(out.width, adapter.element, trained=True)
-        scaled = graph.scale(out, length, product_element=max(out.element, adapter.element))
-        update = graph.pointwise(graph.scale(update, ratio), keeps="nothing")
-        return graph.add(out, graph.add(scaled, update))
+    def _run(self, x: Value, base: Callable[[Value], Value], width: int, use: Use, adapter: AdapterUse) -> Value:
+        return run(site_of(self, base, x.width, width, adapter, stored=use.element, unpacked=use.unpacked), x)
 
     def dropout(self, x: Value) -> Value:
         """Drop numbers out: the kernel keeps one byte each to know which."""
         graph = self.graph
         if x.slot is None:
             return graph.op([x])
-        mask = graph.new(x.rows, x.width, 1, kind=x.storage.kind)
+        mask = graph.new(x.rows, x.width, self.mask_element, kind=x.storage.kind)
         return graph.op([x], saves=[mask])
 
     # -- norms --------------------------------------------------------------------------------------
@@ -388,11 +377,14 @@ class Scene:
         out_width = part.num_heads * part.value_dim
         auto = self.numbers.autocast
         repeats = part.num_heads // max(1, part.num_kv_heads)
+        if self.prefix_tokens and part.scope != "cross":
+            k, v = self._prefixed(k), self._prefixed(v)
         if kernels.attention == "eager" or (self.traits.softcap and kernels.attention == "sdpa"):
             return self._eager(part, q, k, v, repeats)
         if auto:
             q, k, v = (graph.cast(each, auto) for each in (q, k, v))
-        if kernels.repeats_kv and repeats > 1:
+        # Keys that are more than queries need a mask, and with a mask grouped heads are copied out.
+        if (kernels.repeats_kv or (self.prefix_tokens and kernels.attention == "sdpa")) and repeats > 1:
             k = graph.copy(k, width=part.num_heads * part.head_dim)
             v = graph.copy(v, width=out_width)
         sums = graph.new(q.rows, part.num_heads, 4)
@@ -416,6 +408,16 @@ class Scene:
         wide = 4 // q.element
         return gathered + wide * q.bytes, gathered + wide * (q.bytes + 3 * pair)
 
+    def _prefixed(self, x: Value) -> Value:
+        """Put learned keys or values before those of each sequence, as a cache does that holds them already."""
+        graph = self.graph
+        past = Value(graph.constant(1, 1, 1).storage, self.seqs * self.prefix_tokens, x.width, x.element, None)
+        past.slot = Slot(past.bytes) if graph.keeps else None
+        out = graph.new(x.rows + past.rows, x.width, x.element, grad=graph.needs(x, past), kind=x.storage.kind)
+        if out.slot is not None:
+            graph.record((x, past), (out,), passes=True)
+        return out
+
     def _eager(self, part: Attention, q: Value, k: Value, v: Value, repeats: int) -> Value:
         graph, auto = self.graph, self.numbers.autocast
         if repeats > 1:
@@ -424,7 +426,7 @@ class Scene:
         if auto:
             q, k, v = (graph.cast(each, auto) for each in (q, k, v))
         q, k, v = (graph.copy(each) if each.storage.bytes > each.bytes else each for each in (q, k, v))
-        rows, width = self.seqs * part.num_heads * self.length, self.keys or self.length
+        rows, width = self.seqs * part.num_heads * self.length, (self.keys or self.length) + self.prefix_tokens
         element = q.element
         scores = graph.op([q, k], width, rows=rows, saves=[q if k.slot else None, k if q.slot else None], kind=PAIRS)
         scores = graph.pointwise(scores, keeps="nothing")
@@ -440,10 +442,30 @@ class Scene:
             scores = graph.pointwise(scores, keeps="output")
         if self.traits.attention_dropout:
             scores = self.dropout(scores)
-        out = graph.op([scores, v], part.num_heads * part.value_dim, rows=v.rows, element=element,
+        out = graph.op([scores, v], part.num_heads * part.value_dim, rows=q.rows, element=element,
                        saves=[scores, v], kind=0)  # fmt: skip
         del scores
         return graph.copy(out)
+
+    def beside(self, part: Attention, x: Value, q_tensor: Tensor, o_tensor: Tensor, out: Value) -> Value:
+        """Attend to a learned prompt a second time (Llama-Adapter): queries are made anew, a gate weighs the result."""
+        graph, rows, width = self.graph, x.rows, part.num_heads * part.head_dim
+        tokens, element = self.beside_tokens, out.element
+        learned = Weight(tokens * x.width, element, trained=True)
+        sides = [graph.new(self.seqs * tokens, width, element, grad=graph.keeps, kind=FIXED) for _ in range(2)]
+        graph.record((), sides, weights=[learned])
+        q = self.rotated(self.linear(x, q_tensor, outputs=width), part.head_dim)
+        scores = graph.matmul(q, sides[0], rows, part.num_heads * tokens)
+        del q
+        scores = graph.pointwise(scores, keeps="nothing")
+        scores = graph.op([scores], element=4, saves_output=True)
+        scores = graph.cast(scores, element)
+        scores = graph.scale(scores, Weight(1, element, trained=True))
+        added = graph.matmul(scores, sides[1], rows, width)
+        del scores, sides
+        added = graph.copy(added)
+        added = self.linear(added, o_tensor, outputs=x.width)
+        return graph.add(out, added)
 
     # -- perceptrons --------------------------------------------------------------------------------
 

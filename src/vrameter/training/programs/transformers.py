@@ -141,7 +141,11 @@ def attention(scene: Scene, part: Attention, x: Value) -> Value:
     out = scene.attend(part, q, k, v)
     if gate is not None:
         out = scene.graph.mul(out, scene.graph.pointwise(gate, keeps="output"))
-    return scene.linear(out, slots["o"], outputs=x.width)
+    del q, k, v
+    out = scene.linear(out, slots["o"], outputs=x.width)
+    if scene.beside_tokens and "q" in slots:
+        return scene.beside(part, x, slots["q"], slots["o"], out)
+    return out
 
 
 def _heads(norm: tuple[Tensor, ...], width: int) -> int:

@@ -11,13 +11,14 @@ from typing import Any
 from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
 from vrameter.settings import canonical
-from vrameter.spec import TRAINING_ENGINES
+from vrameter.spec import INFERENCE_ENGINES, TRAINING_ENGINES
 
 # stack -> module here
 MODULES = {
     "transformers": "trainer", "trl": "trainer", "deepspeed": "trainer", "axolotl": "trainer", "llama-factory": "trainer",
     "ms-swift": "trainer", "unsloth": "trainer", "fsdp_qlora": "trainer", "litgpt": "litgpt", "torchtune": "torchtune",
     "torchtitan": "torchtitan", "megatron": "megatron", "megatron-bridge": "megatron", "megatron-swift": "megatron",
+    "diffusers": "pipelines", "finetrainers": "pipelines",
 }  # fmt: skip
 
 
@@ -28,7 +29,7 @@ class Stack:
     Parameters
     ----------
     program
-        Whose layers it runs: ``transformers``, ``litgpt`` or ``megatron``.
+        Whose layers it runs: ``transformers``, ``litgpt``, ``megatron`` or ``diffusers``.
     loss
         How its plain loss is computed: ``upcast``, ``fabric``, ``chunked``, ``megatron``.
     defaults
@@ -77,6 +78,8 @@ class Stack:
         Whether its fused loss takes tiles of tokens and of the vocabulary, and makes them again in the backward pass.
     unreferenced
         Objectives that compare with no reference unless the request says so, their penalty being zero.
+    peft_before_021
+        Whether its peft is older than 0.21, as it is beside a transformers of its time.
     unties
         Whether the output layer is a matrix of its own even where the model ties it to the embedding.
     """
@@ -108,6 +111,7 @@ class Stack:
     loss_pieces: int = 0
     tiles_loss: bool = False
     unreferenced: tuple[str, ...] = ()
+    peft_before_021: bool = False
 
 
 def release(version: str | None) -> tuple[int, ...] | None:
@@ -136,7 +140,13 @@ def stack(name: str, version: str | None = None) -> Stack:
         return found
     if lowered in TRAINING_ENGINES:
         raise RequestError(
-            tr("engine: '%(value)s' is not modelled for training in this version.", value=name),
+            tr("engine: '%(value)s' trains no models of this kind.", value=name),
+            field="engine",
+            hint=tr("Use one of: %(names)s.", names=", ".join(MODULES)),
+        )
+    if lowered in INFERENCE_ENGINES:
+        raise RequestError(
+            tr("engine: '%(value)s' does not train, and the task is training.", value=name),
             field="engine",
             hint=tr("Use one of: %(names)s.", names=", ".join(MODULES)),
         )

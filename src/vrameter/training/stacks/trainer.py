@@ -44,6 +44,8 @@ OLD = {"transformers": (4, 45), "trl": (0, 12), "ms-swift": (3,), "fsdp_qlora": 
 FOREACH = {"transformers": (4, 46), "trl": (0, 13), "llama-factory": (0, 9, 2), "ms-swift": (3,), "axolotl": (0, 5)}
 # Releases from before torch 2.1.
 EARLY = {"transformers": (4, 35)}
+# The first transformers that came out after peft 0.21.
+PEFT_021 = (5, 16)
 
 
 def stack(name: str, version: str | None = None) -> Stack:
@@ -61,6 +63,8 @@ def stack(name: str, version: str | None = None) -> Stack:
         found = replace(found, tiles_loss=False, unreferenced=unreferenced, defaults={**found.defaults, "loss": "full"})
     if name in FOREACH and number < FOREACH[name]:
         found = replace(found, defaults={**found.defaults, "optimizer": "adamw_torch"})
+    if name == "transformers" and number < PEFT_021:
+        found = replace(found, peft_before_021=True)
     if name not in OLD or number >= OLD[name]:
         return found
     return replace(

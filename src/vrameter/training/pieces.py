@@ -636,6 +636,9 @@ class Pieces:
             fused = asked == "fused" or setup.settings.cross_entropy_loss_fusion
             losses.parallel(scene, x, head, vocab, compiled=fused and not te)
             return None
+        if asked == "fused" and setup.stack.tiles_loss:
+            losses.tiled(scene, x, head, vocab)
+            return None
         if asked == "fused":
             losses.fused(scene, x, head, vocab)
             return None

@@ -293,6 +293,9 @@ def _with_defaults(given: TrainingSettings, found: Stack, stated: set[str]) -> t
     """Return settings with the stack's defaults where the request is silent, and which were filled in."""
     assumed = {name: value for name, value in found.defaults.items() if name not in stated}
     settings = msgspec.structs.replace(given, **assumed)
+    if settings.ref_model is None and settings.objective in found.unreferenced:
+        assumed["ref_model"] = False
+        settings = msgspec.structs.replace(settings, ref_model=False)
     if settings.finetuning in ("lora", "dora", "peft") and settings.adapter is None:
         settings = msgspec.structs.replace(settings, adapter=AdapterSettings(targets="all-linear"))
         assumed["adapter"] = {"rank": 8, "targets": "all-linear"}

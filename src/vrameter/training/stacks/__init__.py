@@ -79,6 +79,10 @@ class Stack:
     loss_pieces
         Into how many pieces of tokens a chunked loss cuts the last hidden state, whose logits come and go one piece at a time;
         0: logits are made whole and the loss alone is cut.
+    tiles_loss
+        Whether its fused loss takes tiles of tokens and of the vocabulary, and makes them again in the backward pass.
+    unreferenced
+        Objectives that compare with no reference unless the request says so, their penalty being zero.
     peft_before_021
         Whether its peft is older than 0.21, as it is beside a transformers of its time.
     unties
@@ -112,6 +116,8 @@ class Stack:
     hoards: bool = False
     compiles_loss: bool = True
     loss_pieces: int = 0
+    tiles_loss: bool = False
+    unreferenced: tuple[str, ...] = ()
     peft_before_021: bool = False
 
 

@@ -180,3 +180,10 @@ def test_no_advice_without_asking() -> None:
     answer = vrameter.estimate(request())
     assert "changes" not in answer
     assert "limits" not in answer
+
+
+def test_a_mac_is_advised_what_runs_there() -> None:
+    for change in advised(request("llama-3.1-8b", device="m3-max-64gb"))["changes"]:
+        assert "quantization" not in change
+        assert not change.get("parallelism")
+        assert "8bit" not in change.get("settings", {}).get("optimizer", "")

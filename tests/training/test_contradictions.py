@@ -285,6 +285,13 @@ def test_no_sharding_where_a_stack_shards_by_itself(engine: str) -> None:
     assert state[1] == pytest.approx(8 * state[0], rel=1e-6)
 
 
+@pytest.mark.parametrize(("device", "precision", "told"), [("t4", "bf16-mixed", True), ("t4", "fp16-mixed", False),
+                                                            ("a100-sxm-80gb", "fp8", True), ("h100", "fp8", False), ("h100", "bf16-mixed", False)])  # fmt: skip
+def test_numbers_that_a_device_has_not_are_told(device: str, precision: str, told: bool) -> None:
+    answer = vrameter.estimate(request(device=device, precision=precision))
+    assert any("has no arithmetic in" in warning for warning in answer["warnings"]) == told
+
+
 def test_an_engine_that_writes_answers_is_missed() -> None:
     assert any(
         "rollout_memory_utilization" in warning for warning in vrameter.estimate(request(objective="grpo"))["warnings"]

@@ -35,6 +35,9 @@ WHOLE = "a method with products of the size of the weights, which are not modell
 NOTES = {
     "fsdpq-q512": "open: the measured peak is that of 2048 tokens less 0.2 GiB; what stands there at 512 is not known",
     "hf-anatomy-bertlarge-train": "seen by the driver: the libraries of CUDA 11 and what the allocator had kept, neither stated",
+    "mcore-hybrid-hybrid_flextron_nightly_tp2_pp1_ep2_dgx_h100_1N8G": (
+        "an elastic model: its masks and the routers that choose its size are not modelled"
+    ),
     "mcore-mimo-mimo_vlm_pretrain_convergence_tp1_pp1_cp1_dp8_seq_packing": FROZEN,
     "mcore-mimo-mimo_vlm_pretrain_convergence_tp1_pp1_cp2_dp8": FROZEN,
     "mcore-moe-deepseek_proxy_fsdp_ep2_fsdp2_ep_overlap": "open: shards of experts between steps under Megatron's FSDP",
@@ -49,7 +52,6 @@ NOTES = {
     "litgpt-ft-falcon7b-alpaca-full": (
         "what is missing grows with the square of the length, as scores of 71 heads in 16 bits do: attention was not fused"
     ),
-    "swiftbm-len-full-qwen-1_8b-chat-8192": "batches of changing length up to 8192 leave more slack than is typical",
     "peft-math-prompt_tuning--llama-3.2-3B-default": PROMPT,
     "peft-math-prompt_tuning--llama-3.2-3B-lr_0.001": PROMPT,
     "peft-math-osf--llama-3.2-3B-rank128": WHOLE,

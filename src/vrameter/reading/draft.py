@@ -135,12 +135,12 @@ class Draft:
         `prefix` is what a reader sees before the key; `above` the rule of the object that holds it, for keys without one. A key of
         the table that ends in ``*`` stands for all that begin like it.
         """
-        stems = [name for name in table if name.endswith("*")]
+        stems = sorted((name for name in table if name.endswith("*")), key=len, reverse=True)
         for name, value in tree.items():
             key, shown = f"{path}{name}", f"{prefix}{path}{name}"[:200]
-            rule = table.get(key, above)
+            rule = table.get(key)
             if rule is None:
-                rule = next((table[stem] for stem in stems if key.startswith(stem[:-1])), None)
+                rule = next((table[stem] for stem in stems if key.startswith(stem[:-1])), above)
             if isinstance(value, Mapping) and value and any(each.startswith(f"{key}.") for each in table):
                 self.take(value, table, prefix=prefix, path=f"{key}.", above=rule if rule and rule.reason else None)
             elif rule is None:

@@ -245,6 +245,8 @@ def _launched(draft: Draft, variables: Mapping[str, str], words: Words, reader: 
     reader(draft, own)
     if script in ("axolotl.cli.train", "-m") or own.get("m") == "axolotl.cli.train":
         return _script(draft, rest, "axolotl")
+    if script.startswith("torchtitan."):
+        return _script(draft, rest, "torchtitan")
     if script.startswith(("verl.", "openrlhf.")):
         return _program(draft, variables, script, rest, [script, *rest])
     if "litgpt" in script and rest:

@@ -65,6 +65,7 @@ class Static:
     uncut: Lines = NO_LINES
     pipeline: Lines = NO_LINES
     shared: Lines = NO_LINES
+    placeholders: Lines = NO_LINES
     others: Lines = NO_LINES
     generator: Lines = NO_LINES
     outputs: Lines = NO_LINES
@@ -149,7 +150,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     pieces = Pieces(holding, stage.chunks)
     static = replace(
         static, pipeline=_pipeline_buffers(asked, stage, pieces), shared=_shared_buffer(asked, stage, pieces),
-        outputs=_outputs(asked, pieces), others=companions(asked, static, phases=PHASES), generator=_generator(asked),
+        placeholders=_placeholders(asked, stage, pieces), outputs=_outputs(asked, pieces), others=companions(asked, static, phases=PHASES), generator=_generator(asked),
     )  # fmt: skip
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
     count = sum(len(component.layers) for component in stage.share.loaded)
@@ -244,6 +245,33 @@ def shared_bytes(*, rows: int, width: int, element_bytes: int) -> int:
         rows * width * element_bytes
     """
     return rows * width * element_bytes
+
+
+def _placeholders(asked: Setup, stage: Stage, pieces: Pieces) -> Lines:
+    """Return the empty gradients that autograd is handed where Megatron's kernels add to the buffer of gradients.
+
+    One for each shape of a matrix, kept for good (Transformer Engine, ``module/base.py``: ``get_dummy_wgrad``).
+    """
+    args = asked.megatron
+    fused = args is None or not args.flag("no-gradient-accumulation-fusion")
+    if asked.stack.program != "megatron" or not fused or not asked.full or asked.degrees.fsdp:
+        return NO_LINES
+    shapes = set()
+    for component, _, tensor, _ in pieces.holding.tensors():
+        matrix = len(tensor.shape) > 1 and tensor.linear and tensor.role not in ("embedding", "router")
+        if matrix and pieces.holding.trained(component, tensor):
+            shapes.add(tensor.shape[-2:])
+    if stage.last:
+        heads = (pieces.head_tensor(component) for component in stage.share.loaded)
+        shapes |= {head.shape[-2:] for head in heads if head is not None}
+    if not shapes:
+        return NO_LINES
+    made = item(
+        "temporary", numbers_bytes, phases=PHASES[1:], basis="modelled", num_params=sum(rows * columns for rows, columns in shapes),
+        element_bytes=asked.recipe.numbers.compute,
+        source="empty gradients handed to autograd where kernels add to the buffer, one for each shape of a matrix",
+    )  # fmt: skip
+    return Lines((_spread(made),))
 
 
 def _generator(asked: Setup) -> Lines:
@@ -369,11 +397,18 @@ def groups(degrees: Degrees) -> int:
 def _slack(asked: Setup, alive: list[Item], outside: int) -> Item:
     """Return what the allocator holds beyond live tensors."""
     settings, degrees = asked.settings, asked.degrees
-    flat = degrees.fsdp in ("full_shard", "fsdp1", "shard_grad_op", "hybrid_shard") or asked.stack.name == "fsdp_qlora"
+    sharded = degrees.fsdp in ("full_shard", "fsdp1", "shard_grad_op", "hybrid_shard")
     fixed = settings.packing or settings.finetuning == "pretrain" or asked.stack.program != "transformers"
-    kind = "flat" if flat else "variable" if not fixed else "sharded" if degrees.splits_weights else "fixed"
     if asked.stack.hoards:
         return hoarded(alive, asked.ask.device, outside, phases=PHASES[1:], working=WORKING)
+    if sharded or (asked.stack.name == "fsdp_qlora" and degrees.fsdp):
+        kind = "flat"
+    elif fixed and degrees.splits_weights:
+        kind = "sharded"
+    elif settings.recompute == "full":
+        kind = "checkpointed"
+    else:
+        kind = "fixed" if fixed else "variable"
     bounds = constants().slack[kind]
     moving = max(
         sum(each.bytes for each in alive if phase in each.phases and each.term not in PLACED) for phase in WORKING
@@ -531,7 +566,7 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
 
     for lines in (
         static.weights, static.others, static.generator, static.adapters, static.master, static.state, static.ema, static.gradients,
-        static.uncut, static.shared, static.outputs, static.pipeline,
+        static.uncut, static.shared, static.placeholders, static.outputs, static.pipeline,
     ):  # fmt: skip
         items += lines.items
     held = pieces.accumulates and not static.gradients.items
@@ -563,7 +598,12 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
             basis="modelled",
             least=shortest,
         )
-        line("communication", moment.gathered, (phase,), "weights put together from shards", basis="modelled")
+        if moment.gathered:
+            ahead = min(moment.gathered, pieces.prefetched)
+            items.append(_spread(
+                item("communication", gathered_bytes, phases=(phase,), basis="modelled", running=moment.gathered - ahead,
+                     ahead=ahead, source="weights put together from shards: of the piece that runs, and of what comes next")
+            ))  # fmt: skip
     line(
         "communication",
         pieces.standing,
@@ -633,6 +673,23 @@ def kept_bytes(*, others: int, piece: int) -> int:
         Kept by the embedding, the layer or the head that runs. [bytes]
     """
     return others + piece
+
+
+def gathered_bytes(*, running: int, ahead: int) -> int:
+    """Return weights that are put together from shards for a moment.
+
+    Formula::
+
+        running + ahead
+
+    Parameters
+    ----------
+    running
+        Of the embedding, the layer or the head that runs. [bytes]
+    ahead
+        Of what is fetched before it is needed. [bytes]
+    """
+    return running + ahead
 
 
 def held_bytes(*, size: int) -> int:

@@ -191,7 +191,7 @@ def generator(asked: Setup) -> int:
         return 0
 
     def degree(name: str, trained: int) -> int:
-        return args.number(f"rl-inference-{name}-model-parallel-size", trained)
+        return max(1, args.number(f"rl-inference-{name}-model-parallel-size", trained))
 
     trained = asked.degrees
     degrees = replace(
@@ -205,9 +205,9 @@ def generator(asked: Setup) -> int:
     idle = args.flag("rl-offload-inference-model-weights-when-idle")
     if own and not (idle and args.text("rl-inference-model-unified-memory-level", "0") == "0"):
         total += ceil_div(share.num_params, degrees.pipeline) * element
-    size = float(args.text("inference-dynamic-batching-buffer-size-gb") or DYNAMIC_BUFFER) * GIB
+    size = int(args.real("inference-dynamic-batching-buffer-size-gb", DYNAMIC_BUFFER) * GIB)
     if args.text("rl-kv-cache-management-mode", "persist") == "persist":
-        total += int(size)
+        total += size
     width = sum(
         part.num_kv_heads * (part.head_dim + part.value_dim)
         for layer in share.main.layers
@@ -215,7 +215,7 @@ def generator(asked: Setup) -> int:
         if isinstance(part, Attention)
     )
     block = ceil_div(width, degrees.pipeline) * element * DYNAMIC_BLOCK
-    requests = args.number("inference-dynamic-batching-max-requests", int(size) // max(1, block))
+    requests = args.number("inference-dynamic-batching-max-requests", size // max(1, block))
     if args.text("cuda-graph-impl") == "local":
         total += 2 * requests * asked.architecture.main.vocab_size * element
     return total

@@ -12,6 +12,7 @@ References
        ``compute_loss`` returns the loss alone.
 .. [7] AnswerDotAI/fsdp_qlora, ``train.py``: ``output = model(...)`` stays until the next batch.
 .. [8] torchtitan 0.3, ``components/loss.py``: ``ChunkedLossWrapper``.
+.. [9] TRL 1.16, ``kernels/chunked_logprob.py``, ``trainer/utils.py``: ``add_fused_lm_head``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from vrameter.model.architecture import Tensor
 from vrameter.training.graph import FIXED, Storage, Value
 from vrameter.training.programs.scene import Scene
 from vrameter.units import ceil_div
+
+# Tokens and columns of the vocabulary in one tile of TRL's log-probabilities.
+TILE = (4096, 32768)
 
 
 def full(
@@ -145,6 +149,22 @@ def fused(scene: Scene, x: Value, head: Tensor, vocab: int) -> None:
     graph.seed(loss)
 
 
+def tiled(scene: Scene, x: Value, head: Tensor, vocab: int) -> None:
+    """Run TRL's log-probabilities: logits of one tile of tokens and vocabulary at a time, in both passes.
+
+    The positions that count are copied and kept with four numbers each; their gradient and the head's are summed in fp32.
+    """
+    graph, use = scene.graph, scene.use(head)
+    tile = min(x.rows, TILE[0]) * min(vocab, TILE[1]) * scene.numbers.compute
+    copy = graph.op([x])
+    graph.touch(tile)
+    summed = 4 * (x.rows * x.width + (head.size if use.trained else 0))
+    logs = graph.op(
+        [copy], 1, element=4, saves=[copy, graph.new(x.rows, 4, 4)], work=tile + summed, weights=[scene.weight(head)]
+    )
+    graph.seed(graph.op([logs], 1, rows=1))
+
+
 def in_pieces(scene: Scene, x: Value, head: Tensor, vocab: int, pieces: int, *, compiled: bool = False) -> None:
     """Run output layer and loss forwards and backwards for one piece of the tokens after another.
 
@@ -177,4 +197,4 @@ def liger_chunk(tokens: int, vocab: int, width: int) -> int:
     return size
 
 
-__all__ = ["chunked", "fabric", "finish", "full", "fused", "in_pieces", "liger_chunk", "parallel"]
+__all__ = ["chunked", "fabric", "finish", "full", "fused", "in_pieces", "liger_chunk", "parallel", "tiled"]

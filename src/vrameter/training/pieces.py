@@ -97,7 +97,11 @@ class Pieces:
         """Whether Transformer Engine runs cuDNN's attention: on Hopper, and where kernels need not be deterministic on Blackwell."""
         setup = self.setup
         device, args = setup.ask.device, setup.megatron
-        if setup.stack.program != "megatron" or (args is not None and args.text("attention-backend") == "flash"):
+        # ms-swift's Megatron asks for FlashAttention by default.
+        backend = (
+            args.text("attention-backend") if args is not None else {"megatron-swift": "flash"}.get(setup.stack.name)
+        )
+        if setup.stack.program != "megatron" or backend == "flash":
             return False
         capability = float(device.compute_capability or 0) if device is not None else 9
         return 9 <= capability < 10 or (capability >= 10 and not (args is not None and args.flag("deterministic-mode")))
@@ -218,7 +222,7 @@ class Pieces:
         args = self.setup.megatron
         if args is None or not args.flag("fine-grained-activation-offloading"):
             return frozenset()
-        return frozenset(args.text("offload-modules").strip("[]").split())
+        return frozenset(args.words("offload-modules"))
 
     @cached_property
     def ranks(self) -> int:
@@ -637,6 +641,9 @@ class Pieces:
             te = args.text("cross-entropy-fusion-impl") == "te" if args else setup.stack.name == "megatron-bridge"
             fused = asked == "fused" or setup.settings.cross_entropy_loss_fusion
             losses.parallel(scene, x, head, vocab, compiled=fused and not te)
+            return None
+        if asked == "fused" and setup.stack.tiles_loss:
+            losses.tiled(scene, x, head, vocab)
             return None
         if asked == "fused":
             losses.fused(scene, x, head, vocab)

@@ -270,6 +270,8 @@ def finish(draft: Draft) -> None:
         draft.assume("settings.rollout_memory_utilization", 0.3, usual)
         draft.assume("settings.rollout_sleep", False, usual)
     draft.used("use_vllm vllm_mode", "settings.rollout_memory_utilization")
+    if str(draft.get("loss_type", "")).lower() == "chunked_nll":
+        draft.settle("loss_type", "settings.loss", "fused")
     if draft.on("use_liger_loss"):
         draft.settle("use_liger_loss", "settings.loss", "fused")
     if draft.on("precompute_ref_log_probs"):

@@ -44,6 +44,8 @@ class Stack:
         Whether "all-linear" means the experts' matrices as well.
     packed_keeps_input
         Size of the numbers in which products with 4-bit matrices keep their inputs; 0: they keep none. [bytes]
+    unpacks
+        Copies of a 4-bit matrix that stand while it is unpacked: two where its own numbers are not those that are computed with.
     packs_head
         Whether a quantisation on loading takes the output layer as well.
     repeats_kv
@@ -77,6 +79,10 @@ class Stack:
     loss_pieces
         Into how many pieces of tokens a chunked loss cuts the last hidden state, whose logits come and go one piece at a time;
         0: logits are made whole and the loss alone is cut.
+    tiles_loss
+        Whether its fused loss takes tiles of tokens and of the vocabulary, and makes them again in the backward pass.
+    unreferenced
+        Objectives that compare with no reference unless the request says so, their penalty being zero.
     peft_before_021
         Whether its peft is older than 0.21, as it is beside a transformers of its time.
     unties
@@ -93,6 +99,7 @@ class Stack:
     gradients: str = "fresh"
     adapts_experts: bool = False
     packed_keeps_input: int = 0
+    unpacks: int = 1
     packs_head: bool = False
     unties: bool = False
     holds_back: tuple[str, ...] = ()
@@ -109,6 +116,8 @@ class Stack:
     hoards: bool = False
     compiles_loss: bool = True
     loss_pieces: int = 0
+    tiles_loss: bool = False
+    unreferenced: tuple[str, ...] = ()
     peft_before_021: bool = False
 
 

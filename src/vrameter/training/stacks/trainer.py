@@ -3,7 +3,7 @@
 References
 ----------
 .. [1] transformers 4.57 and 5.23, ``training_args.py``: AdamW fused with torch 2.8 and later, foreach before (4.45 and older know no
-       other); TRL 0.12 to 1.16, ``trainer/*_config.py``: bf16 on; axolotl 0.9 to 0.19, ``utils/schemas``: adamw_torch_fused,
+       other); TRL 0.12 to 1.16, ``trainer/*_config.py``: bf16 on, and since 1.15 log-probabilities by tiles in place of logits; axolotl 0.9 to 0.19, ``utils/schemas``: adamw_torch_fused,
        bf16 where the device has it; LLaMA-Factory 0.9.1 (transformers up to 4.46) and 0.9.5, ``hparams``: the Trainer's own;
        ms-swift 3.9 and 4.6, ``arguments``: the Trainer's own; Unsloth 2026.10, ``models/llama.py``.
 .. [2] modelscope/ms-swift, ``swift/config/zero2.json``: ``reduce_bucket_size``, no overlap; ``BestPractices/Reranker.md``:
@@ -22,7 +22,7 @@ _TRAINER = {"optimizer": "adamw_torch_fused", "precision": "bf16-mixed", "attn_i
 _HELD = ("fsdp1", "fsdp2")
 STACKS = {
     "transformers": Stack("transformers", limits=True, holds_back=_HELD, defaults=_TRAINER),
-    "trl": Stack("trl", limits=True, holds_back=_HELD, defaults=_TRAINER),
+    "trl": Stack("trl", limits=True, holds_back=_HELD, tiles_loss=True, unreferenced=("grpo",), defaults={**_TRAINER, "loss": "fused"}),
     "deepspeed": Stack("deepspeed", limits=True, zero_stage=2, defaults={**_TRAINER, "optimizer": "adam"}),
     "axolotl": Stack("axolotl", limits=True, holds_back=_HELD, zero_bucket=1_000_000_000, defaults={**_TRAINER, "attn_implementation": "flash_attention_2"}),
     "llama-factory": Stack("llama-factory", limits=True, holds_back=_HELD, defaults=_TRAINER),
@@ -57,6 +57,10 @@ def stack(name: str, version: str | None = None) -> Stack:
     if name == "axolotl" and number < (0, 13):
         # accelerate before 1.11 reduced FSDP2's gradients with every micro-batch.
         found = replace(found, holds_back=("fsdp1",))
+    if name == "trl" and number < (1, 15):
+        # GRPO's penalty was 0.04 in 0.15 and is 0 in 0.19.
+        unreferenced = found.unreferenced if number >= (0, 19) else ()
+        found = replace(found, tiles_loss=False, unreferenced=unreferenced, defaults={**found.defaults, "loss": "full"})
     if name in FOREACH and number < FOREACH[name]:
         found = replace(found, defaults={**found.defaults, "optimizer": "adamw_torch"})
     if name == "transformers" and number < PEFT_021:

@@ -16,11 +16,11 @@ NO_FIT = {
     "task": "training",
     "model": "llama-3.1-8b",
     "device": "rtx-4090",
-    "settings": {"advise": True, "seq_len": 4096},
+    "settings": {"advise": True, "micro_batch": 2},
 }
 STAGES = {
     "task": "training", "model": "qwen3-30b-a3b", "engine": "megatron", "device": "16xh100", "parallelism": {"pipeline": 4, "tensor": 2},
-    "settings": {"advise": True},
+    "settings": {"advise": True, "micro_batch": 2},
 }  # fmt: skip
 
 

@@ -138,7 +138,7 @@ def test_changes_are_those_of_the_stack(engine: str, devices: int, finetuning: s
 
 
 def test_where_no_change_fits_alone_those_that_fit_together_are_told() -> None:
-    answer = advised(request("llama-3.1-8b", engine="transformers", seq_len=4096))
+    answer = advised(request("llama-3.1-8b", engine="transformers", micro_batch=2))
     alone = [change for change in answer["changes"] if "together" not in change]
     joint = [change for change in answer["changes"] if "together" in change]
     assert not any(change["fits"] for change in alone)

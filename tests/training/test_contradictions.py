@@ -336,7 +336,7 @@ DEGREES = some({
     "zero_stage": st.integers(0, 3), "fsdp": st.sampled_from([None, "full_shard", "fsdp2", "shard_grad_op", "hybrid_shard", "no_shard"]),
     "offload": st.sampled_from([None, "optimizer", "cpu", "parameters", "all"]),
 })  # fmt: skip
-MODELS = ["llama-3.2-1b", "qwen3-30b-a3b", "gpt2", "t5-base", "bert-base-uncased", "qwen2.5-vl-7b-instruct", "mamba-2.8b", "deepseek-v2-lite",
+MODELS = ["FLUX.1-dev", "stable-diffusion-xl-base-1.0", "llama-3.2-1b", "qwen3-30b-a3b", "gpt2", "t5-base", "bert-base-uncased", "qwen2.5-vl-7b-instruct", "mamba-2.8b", "deepseek-v2-lite",
           "vit-base-patch16-224", "whisper-small"]  # fmt: skip
 
 

@@ -157,8 +157,8 @@ def _alone(ask: Ask, module: Module, settings: TrainingSettings) -> Ask:
     """Return the same question about one module."""
     precise = settings.finetuning in FULL and settings.precision in (None, "bf16-mixed", "fp16-mixed", "fp32", "tf32")
     dtype = ask.request.dtype or (None if precise else HALF.get(settings.precision or "", "bf16"))
-    stated = given_fields(settings) | set(ask.request.settings)
-    values = {name: value for name, value in msgspec.to_builtins(settings).items() if name in stated}
+    asked = {name for name, value in ask.request.settings.items() if value is not None} | given_fields(settings)
+    values = {name: value for name, value in msgspec.to_builtins(settings).items() if name in asked}
     request = msgspec.structs.replace(ask.request, settings=values, dtype=dtype)
     return replace(ask, architecture=module.architecture, request=request, table=None)
 

@@ -19,7 +19,7 @@ from vrameter.memory.zero_step import SUB_GROUP, zero_step_bytes
 from vrameter.model.architecture import Attention, FeedForward
 from vrameter.model.diffusion.pipeline import Pipeline
 from vrameter.settings import canonical
-from vrameter.training import contradictions, diffusion, standing
+from vrameter.training import contradictions, standing
 from vrameter.training.advice import changes, limits
 from vrameter.training.companions import companions, gathered_for_generation, generator, rollout
 from vrameter.training.constants import constants
@@ -79,6 +79,8 @@ class Static:
 def estimate(ask: Ask) -> Answer:
     """Return the ledger of the fullest device in a training step."""
     if isinstance(ask.architecture, Pipeline):
+        from vrameter.training import diffusion
+
         return diffusion.estimate(ask, ask.architecture)
     if ask.request.engine and canonical(ask.request.engine) in PIPELINES["training"]:
         raise RequestError(

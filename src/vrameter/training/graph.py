@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 
 # What a storage grows with: tokens, pairs of tokens, neither; or it is shared by all layers and counted elsewhere.
 TOKENS, PAIRS, FIXED, SHARED = range(4)
+# What a product with a frozen matrix keeps where it keeps its input without copying it.
+ITSELF = -1
 
 
 class Storage:
@@ -88,7 +90,7 @@ class Weight:
         Bytes that unpacking it for one matrix product takes, 0 where it is stored as it is used. [bytes]
     keeps_input
         Size of the numbers in which a product with it keeps a copy of its input though the matrix is frozen; 0: it keeps
-        none. [bytes]
+        none; `ITSELF`: it keeps the input itself. [bytes]
     """
 
     __slots__ = ("cast", "element", "grad_element", "keeps_input", "size", "slot", "unpacked")
@@ -300,7 +302,7 @@ class Graph:
                     weight.cast = cast
         element = compute or (x.element if weight.unpacked else max(x.element, weight.element))
         keep_weight = cast if x.slot is not None else None
-        kept = self.op([x], element=weight.keeps_input) if weight.keeps_input else x
+        kept = self.op([x], element=weight.keeps_input) if weight.keeps_input > 0 else x
         out = self.op(
             [x], width, element=element, saves=[kept] if weight.slot is not None or weight.keeps_input else (),
             work=weight.unpacked + (cast.bytes if cast and weight.slot is not None else 0),
@@ -397,4 +399,4 @@ class Graph:
             slot.grad = Storage(self, held.bytes)
 
 
-__all__ = ["Graph", "Slot", "Storage", "Value", "Weight"]
+__all__ = ["ITSELF", "Graph", "Slot", "Storage", "Value", "Weight"]

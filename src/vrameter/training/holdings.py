@@ -9,6 +9,7 @@ from functools import cached_property
 from vrameter.memory.optimizer import Parameter
 from vrameter.model.architecture import Architecture, Component, Layer, Tensor
 from vrameter.model.formats import Format
+from vrameter.training.graph import ITSELF
 from vrameter.training.programs.scene import Use
 from vrameter.training.setup import TRAINED, Setup
 from vrameter.units import ceil_div
@@ -67,8 +68,14 @@ class Holding:
         return Use(
             element=element, trained=trained, grad_element=recipe.gradient,
             unpacked=tensor.size * recipe.numbers.compute if packed else 0,
-            keeps_input=setup.stack.packed_keeps_input if packed else 0, adapter=adapter,
+            keeps_input=self._keeps_input(component, tensor) if packed else 0, adapter=adapter,
         )  # fmt: skip
+
+    def _keeps_input(self, component: Component, tensor: Tensor) -> int:
+        """Return in which numbers a product with a quantised matrix keeps its input: LLM.int8() keeps the input itself."""
+        setup = self.setup
+        plan = (setup.plan.quantization or "").lower()
+        return ITSELF if plan.startswith("bnb-int8") else setup.stack.packed_keeps_input
 
     def format(self, component: Component, layer: int | None, tensor: Tensor) -> Format | None:
         """Return the format of a quantised tensor, None where it is stored plainly."""
@@ -159,6 +166,8 @@ class Holding:
         packed = self.format(component, index, tensor)
         if packed is not None and tensor.slot == "head":
             return packed.bytes_of(tensor.shape).total
+        if self.setup.widened and packed is None and not tensor.buffer:
+            return tensor.size * 4
         return sum(form.bytes_of(shape).total for form, shape in self.setup.plan.stored(component, index, tensor))
 
     @cached_property

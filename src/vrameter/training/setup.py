@@ -383,6 +383,7 @@ def _adapters(
     return adapting(
         architecture, asked, magnitude=settings.finetuning == "dora", element=element, experts=found.adapts_experts,
         frozen=frozen, slots_only=found.program == "litgpt", base_element=own, before_021=found.peft_before_021,
+        renames=found.program == "transformers" and not found.adapts_experts,
     )  # fmt: skip
 
 

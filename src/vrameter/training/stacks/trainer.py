@@ -45,5 +45,6 @@ def stack(name: str, version: str | None = None) -> Stack:
         return found
     number = float(f"{match[1]}.{match[2] or 0}")
     if name == "transformers" and (int(match[1]), int(match[2] or 0)) < PEFT_021:
-        found = replace(found, peft_before_021=True)
+        # Before transformers 5 each expert was a module of its own.
+        found = replace(found, peft_before_021=True, adapts_experts=int(match[1]) < 5)
     return replace(found, shifts_logits=True, repeats_kv=True) if number < OLD[name] else found

@@ -161,9 +161,7 @@ def _explained(struct: type[Any], values: Mapping[str, Any], path: str, message:
     """Return the error of the first field that does not convert."""
     hints = get_type_hints(struct, include_extras=True)
     for key, value in values.items():
-        nested = [
-            kind for kind in (hints[key], *get_args(hints[key])) if isinstance(kind, type) and issubclass(kind, Struct)
-        ]
+        nested = _structs(hints[key])
         if isinstance(value, Mapping) and nested:
             try:
                 check(nested[0], value, path=f"{path}{key}.")
@@ -183,6 +181,13 @@ def _explained(struct: type[Any], values: Mapping[str, Any], path: str, message:
                 else tr("Give %(expected)s.", expected=expected),
             )
     return RequestError(message, field=path.rstrip(".") or None)
+
+
+def _structs(hint: Any) -> list[type[Any]]:
+    """Return the structs that a field can hold."""
+    if isinstance(hint, type):
+        return [hint] if issubclass(hint, Struct) else []
+    return [found for kind in get_args(hint) for found in _structs(kind)]
 
 
 def _choices(hint: Any) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from math import gcd
 from typing import Any
 
 from vrameter.errors import RequestError, UnknownNameError
@@ -195,8 +196,10 @@ def adapting(
     hits, found = _hits(
         architecture, settings, wanted, frozen=set(frozen), experts=experts, slots_only=slots_only, stacks=stacks
     )
+    _refuse_layers(architecture, settings)
     _refuse_missing(architecture, wanted, found, settings)
     matrices = [_matrix(hit, wanted, method, options, base_element) for hit in hits]
+    _refuse_uneven(method, matrices, options)
     rank, options = _known_rank(settings, method, matrices, options)
     uses: dict[tuple[str, str], AdapterUse] = {}
     by_slot: dict[str, AdapterUse] = {}
@@ -238,7 +241,89 @@ def _options(method: str, settings: AdapterSettings) -> dict[str, Any]:
             unknown[0], sorted(known), field=f"settings.adapter.options.{unknown[0]}",
             otherwise=tr("Use one of: %(names)s.", names=", ".join(sorted(known)) or "-"),
         )  # fmt: skip
-    return {name: value for name, value in settings.options.items() if name in known}
+    found = {name: value for name, value in settings.options.items() if name in known}
+    defaults = PEFT[canonical_of(method)].defaults if canonical_of(method) in PEFT else {}
+    for name, value in found.items():
+        least = 0 if found.get(INSTEAD.get(name, "")) else None
+        _check_option(name, value, defaults.get(name, PROMPT_DEFAULTS.get(name)), least)
+    return found
+
+
+# Options that may be 0 where another is given in their stead.
+INSTEAD = {"boft_block_size": "boft_block_num", "oft_block_size": "r"}
+PROMPT_DEFAULTS = {"prefix_projection": False, "encoder_reparameterization_type": "MLP"}
+# What a text option can say.
+CHOICES = {
+    "config_A_B": ("lora", "vector", "constant", "none"), "config_C": ("lora", "vector", "none"),
+    "config_D_E": ("vector", "constant", "none"), "variant": ("road_1", "road_2", "road_4"),
+    "psoft_svd": ("full", "lowrank"), "ab_svd_init": ("psoft_init", "pissa_init"),
+    "encoder_reparameterization_type": ("MLP", "LSTM"), "init_weights": (True, False, "bat", "mini"),
+}  # fmt: skip
+FREE_TEXT = ("act_fn", "feedforward_modules")
+SHARES = ("weight_tying", "sparse_rate", "sparsity")
+
+
+def _check_option(name: str, value: object, default: object, least: int | None) -> None:
+    """Refuse a value that an option cannot have."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if name in CHOICES:
+        good, expected = value in CHOICES[name], tr("one of: %(names)s", names=", ".join(map(str, CHOICES[name])))
+    elif name in FREE_TEXT:
+        good, expected = isinstance(value, str), tr("a text")
+    elif isinstance(default, bool):
+        good, expected = isinstance(value, bool), tr("true or false")
+    elif name in SHARES:
+        good, expected = number and 0 <= float(value) <= 1, tr("a number from 0 to 1")  # type: ignore[arg-type]
+    elif name == "effective_rank":
+        good, expected = value is None or (number and float(value) > 0), tr("a positive number")  # type: ignore[arg-type]
+    else:
+        least = least if least is not None else 0 if default == 0 or default is None else 1
+        whole = isinstance(value, int) and not isinstance(value, bool) and least <= value <= 2**24
+        good, expected = (
+            whole or (value is None and default is None),
+            tr("a whole number of %(least)s or more", least=least),
+        )
+    if not good:
+        raise RequestError(
+            tr(
+                "settings.adapter.options.%(name)s: %(value)s is not %(expected)s.",
+                name=name,
+                value=repr(value),
+                expected=expected,
+            ),
+            field=f"settings.adapter.options.{name}",
+            hint=tr("Give %(expected)s.", expected=expected),
+        )
+
+
+# Options whose value must divide widths: of inputs, of outputs, or of both.
+DIVIDES = {
+    "boft_block_size": ("inputs",), "boft_block_num": ("inputs",), "block_size": ("inputs", "outputs"),
+    "vector_length": ("inputs", "outputs"), "gralora_k": ("inputs", "outputs"),
+}  # fmt: skip
+
+
+def _refuse_uneven(method: str, matrices: list[Matrix], options: Mapping[str, Any]) -> None:
+    """Refuse blocks that do not divide a matrix, as peft does."""
+    name = canonical_of(method)
+    if name not in PEFT:
+        return
+    values = {**PEFT[name].defaults, **options}
+    for option, sides in DIVIDES.items():
+        value = values.get(option)
+        if not value:
+            continue
+        for matrix in matrices:
+            for side in sides:
+                width = getattr(matrix, side)
+                if width % int(value):
+                    common = gcd(*(getattr(each, s) for each in matrices for s in sides))
+                    raise RequestError(
+                        tr("settings.adapter.options.%(name)s: %(value)s does not divide the %(width)s of %(target)s.",
+                           name=option, value=value, width=width, target=matrix.target),
+                        field=f"settings.adapter.options.{option}",
+                        hint=tr("Use a divisor of %(common)s, or other targets.", common=common),
+                    )  # fmt: skip
 
 
 # Fields of peft's configurations that change no size.
@@ -660,6 +745,20 @@ def _own_modules(
         if tensor.role == "norm"
     )
     return Adapting(method, frozen_bytes=element * norms)
+
+
+def _refuse_layers(architecture: Architecture, settings: AdapterSettings) -> None:
+    """Refuse numbers of layers that no part of the model has."""
+    if settings.layers is None:
+        return
+    most = max((part.first_layer + len(part.layers) for part in architecture.loaded), default=0)
+    beyond = [number for number in settings.layers if not 0 <= number < most]
+    if beyond or not settings.layers:
+        raise RequestError(
+            tr("settings.adapter.layers: the model has no layer %(number)s.", number=beyond[0] if beyond else "-"),
+            field="settings.adapter.layers",
+            hint=tr("Use numbers from 0 to %(last)s.", last=most - 1),
+        )
 
 
 def _refuse_missing(

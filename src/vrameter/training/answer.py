@@ -152,7 +152,10 @@ def _outputs(asked: Setup, pieces: Pieces) -> int:
     settings, vocab = asked.settings, asked.architecture.main.vocab_size
     if asked.stack.name != "transformers" or settings.packing or settings.loss != "full":
         return 0
-    return pieces.tokens * vocab * asked.recipe.numbers.compute * constants().fill.typical // 1000
+    # Samples are shorter than the longest; learned tokens stand before each of them all the same.
+    own = settings.micro_batch * pieces.sequences * -(-asked.length // asked.degrees.context)
+    seen = own * constants().fill.typical // 1000 + pieces.tokens - own
+    return seen * vocab * asked.recipe.numbers.compute
 
 
 def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
@@ -274,6 +277,8 @@ def _adapter_element(asked: Setup) -> int:
     adapters = asked.adapters
     if adapters is None:
         return 0
+    if adapters.method == "adaption_prompt":
+        return asked.recipe.numbers.compute  # its prompts take the numbers of the projections
     first = next(iter(adapters.uses.values()), None) or next(iter(adapters.by_slot.values()), None)
     if first is not None:
         return first.element

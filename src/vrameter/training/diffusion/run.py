@@ -82,10 +82,15 @@ class Run:
 
         own = {self.module.name, *((TEXT,) if self.text is not None else ())}
         return [
-            (each, module_plan(each, self.dtype, None))
+            (each, module_plan(each, "fp32" if self._wide(each) else self.dtype, None))
             for each in self.pipeline.modules
             if each.name in self.resident and each.name not in own
         ]
+
+    def _wide(self, module: Module) -> bool:
+        """Say whether a frozen module stands in fp32: SDXL's autoencoder, which overflows in 16 bits."""
+        named = module.name == "vae" and self.pipeline.class_name.startswith("StableDiffusionXL")
+        return named and bool(module.cfg.flag("force_upcast", True))
 
 
 TEXT = "text_encoder"

@@ -11,8 +11,9 @@ import msgspec
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
 from vrameter.model.architecture import Component, Layer, Tensor
+from vrameter.training.diffusion import masked
 from vrameter.training.diffusion.bench import Bench
-from vrameter.training.diffusion.blocks import Kind, bench_maker, block_cost, kind_of
+from vrameter.training.diffusion.blocks import Kind, Program, bench_maker, block_cost, kind_of
 from vrameter.training.diffusion.joint import Streams
 from vrameter.training.diffusion.run import Run
 from vrameter.training.diffusion.unets import Placed, layout, step_cost
@@ -53,6 +54,11 @@ class Pieces:
     def recomputed(self) -> bool:
         """Whether blocks run again in the backward pass."""
         return self.run.settings.recompute == "full"
+
+    @cached_property
+    def recomputes(self) -> bool:
+        """Whether any of them does."""
+        return any(piece.recomputed for piece in self.all)
 
     @cached_property
     def accumulates(self) -> bool:
@@ -115,6 +121,8 @@ class Pieces:
         text = self._text()
         if self.run.module.name == "unet":
             return (*text, *self._maps())
+        if self.run.module.class_name == "UVit2DModel":
+            return (*text, *self._masked())
         found = [*text, self._embedding()]
         grad = self.steered or bool(text)
         components = self.run.holding.share.components
@@ -186,9 +194,10 @@ class Pieces:
             )  # fmt: skip
 
         made = remembered(key, layer, make)
+        recomputed = self.recomputed and kind.recomputed
         given = (rows * component.hidden_size + text_rows * (_text_width(layer) or component.hidden_size)) * element
         return Piece(
-            "layer", made, given, recomputed=self.recomputed, kept_input=0 if settings.activation_offload else given,
+            "layer", made, given, recomputed=recomputed, kept_input=0 if settings.activation_offload else given,
             gathered=self.gathered(layer.num_params), gradients=self.fresh(component, tuple(layer.all_tensors)),
         )  # fmt: skip
 
@@ -220,6 +229,44 @@ class Pieces:
         )  # fmt: skip
         return Piece("head", cost, rows * self.width * run.element)
 
+    def _masked(self) -> list[Piece]:
+        """Return the pieces of aMUSEd's denoiser: blocks of convolutions and of attention in turn, the transformer between them."""
+        run = self.run
+        main, *sides = run.holding.share.components
+        places = self.samples * run.shape.tokens
+        full = self.samples * run.shape.latent[1] * run.shape.latent[2]
+        channels = run.module.cfg.integer("in_channels", 768)
+        blocks = sides[0].hidden_size
+        found = [self._own(masked.embed, main, full, channels)]
+        grad = self.steered
+        for side in (sides[:2], sides[2:]):
+            for pair in zip(*(component.layers for component in side), strict=True):
+                for component, layer in zip(side, pair, strict=True):
+                    found.append(self._block(component, layer, grad))
+                    grad = grad or self._adapts(component, layer)
+            if side is sides[2:] or component is sides[3]:
+                break
+            found.append(self._own(masked.enter, main, places, blocks))
+            for layer in main.layers:
+                found.append(self._block(main, layer, grad))
+                grad = grad or self._adapts(main, layer)
+            found.append(self._own(masked.leave, main, places, main.hidden_size))
+        return [*found, replace(self._own(masked.predict, main, places, blocks), name="head")]
+
+    def _own(self, program: Program, component: Component, rows: int, width: int) -> Piece:
+        """Return a piece that runs a denoiser's own tensors on `rows` of a width."""
+        run = self.run
+        named = {tensor.name: tensor for tensor in component.tensors}
+        use = self.use(component)
+
+        def make(graph: Graph) -> Bench:
+            return Bench(graph, self.samples, named, use, auto=run.auto, element=run.element, steered=self.steered)
+
+        cost = block_cost(
+            program, make, rows=rows, text_rows=0, width=width, element=run.element, accumulates=self.accumulates, steady=False,
+        )  # fmt: skip
+        return Piece("embedding", cost, rows * width * run.element, gradients=cost.gradients)
+
     def _maps(self) -> list[Piece]:
         """Return the pieces of a UNet."""
         run = self.run
@@ -231,7 +278,17 @@ class Pieces:
         grad = self.steered or run.text is not None
         for module in modules:
             step, named = module.step, module.named
-            key = (id(component), step.kind, step.channels, step.edge, step.heads, module.shapes, latents, grad, self.signature)
+            key = (
+                id(component),
+                step.kind,
+                step.channels,
+                step.edge,
+                step.heads,
+                module.shapes,
+                latents,
+                grad,
+                self.signature,
+            )
 
             def make(module: Placed = module, grad: bool = grad) -> Cost:
                 return step_cost(
@@ -314,7 +371,8 @@ def _text_width(layer: Layer) -> int:
 
 def _read_width(layer: Layer, component: Component) -> int:
     """Return the width of the text that a block's cross-attention reads."""
-    found = (tensor.shape[-1] for tensor in layer.all_tensors if tensor.name == "attn2.to_k.weight")
+    readers = ("kv_mapper.weight", "attn2.to_k.weight")
+    found = (tensor.shape[-1] for name in readers for tensor in layer.all_tensors if tensor.name == name)
     return next(found, component.hidden_size)
 
 

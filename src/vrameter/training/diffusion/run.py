@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 
 from vrameter.engines import Ask
+from vrameter.engines.diffusers import UPCAST
 from vrameter.engines.diffusers.shape import Shape, shape_of
 from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
 from vrameter.memory.weights import WeightPlan
-from vrameter.model.diffusion.pipeline import DENOISERS, Module, Pipeline
+from vrameter.model.diffusion.pipeline import AUTOENCODERS, DENOISERS, Module, Pipeline
 from vrameter.settings.diffusers import DiffusersSettings
 from vrameter.settings.training import AdapterSettings, TrainingSettings
 from vrameter.spec import check
@@ -88,8 +89,8 @@ class Run:
         ]
 
     def _wide(self, module: Module) -> bool:
-        """Say whether a frozen module stands in fp32: SDXL's autoencoder, which overflows in 16 bits."""
-        named = module.name == "vae" and self.pipeline.class_name.startswith("StableDiffusionXL")
+        """Say whether a frozen module stands in fp32: an autoencoder that overflows in 16 bits."""
+        named = module.name in AUTOENCODERS and self.pipeline.class_name.startswith(UPCAST)
         return named and bool(module.cfg.flag("force_upcast", True))
 
 
@@ -198,7 +199,7 @@ def _resident(settings: TrainingSettings, pipeline: Pipeline, module: Module) ->
     if settings.resident_components is None:
         others = [name for name in known if name not in DENOISERS]
         return (module.name, *(() if settings.precompute else others))
-    aliases = {"vqvae": "vae", "unet": module.name, "transformer": module.name}
+    aliases = {"vqvae": "vae", "vae": "vqvae", "unet": module.name, "transformer": module.name}
     found = []
     for name in settings.resident_components:
         known_as = name if name in known else aliases.get(name, name)

@@ -19,6 +19,7 @@ B, TEXT = 2, 24  # samples, tokens of text
 HEADS = {"num_attention_heads": 4, "attention_head_dim": 32}
 WIDTH = 128
 IMAGE = 48  # tokens of a picture
+SOUND = 12  # tokens of sound
 
 
 def _ids(rows: int, axes: int) -> Any:
@@ -107,6 +108,14 @@ CASES: dict[str, tuple[str, dict[str, Any], str, dict[str, int], str, int, Any]]
                 "num_kv_heads": 2, "cap_feat_dim": 64, "axes_dim_rope": (8, 12, 12), "axes_lens": (30, 32, 32), "sample_size": 16,
                 "multiple_of": 32, "ffn_dim_multiplier": None}, "num_layers", {}, "layers", 64,
                 lambda: _map(4, 16, 16, text=64, encoder_attention_mask=torch.ones(B, TEXT, dtype=torch.bool))),
+    "ltx2": ("LTX2VideoTransformer3DModel", {**HEADS, "in_channels": 16, "out_channels": 16, "cross_attention_dim": WIDTH,
+             "audio_in_channels": 8, "audio_out_channels": 8, "audio_num_attention_heads": 4, "audio_attention_head_dim": 16,
+             "audio_cross_attention_dim": 64, "caption_channels": 64}, "num_layers", {}, "transformer_blocks", IMAGE,
+             lambda: {"hidden_states": torch.randn(B, IMAGE, 16), "audio_hidden_states": torch.randn(B, SOUND, 8),
+                      "encoder_hidden_states": torch.randn(B, TEXT, 64), "audio_encoder_hidden_states": torch.randn(B, TEXT, 64),
+                      "timestep": torch.tensor([[1], [2]]), "encoder_attention_mask": torch.ones(B, TEXT, dtype=torch.long),
+                      "audio_encoder_attention_mask": torch.ones(B, TEXT, dtype=torch.long), "num_frames": 1, "height": 6,
+                      "width": 8, "audio_num_frames": SOUND}),
     "amused": ("UVit2DModel", AMUSED, "num_hidden_layers", {"num_res_blocks": 1}, "transformer_layers", 64, _tokens),
     "amused blocks": ("UVit2DModel", AMUSED, "num_res_blocks", {"num_hidden_layers": 1}, "res_blocks", 64, _tokens),
 }  # fmt: skip
@@ -146,7 +155,8 @@ def _kept(name: str, class_name: str, component: Any, cfg: Config, tokens: int, 
                        steered=not adapted, time_width=min(WIDTH, 256) if name != "cogvideox" else 64,
                        read=(B * text, WIDTH, not adapted))  # fmt: skip
     rows = B * (tokens + (text if kind.streams == "both" else 0))
-    return block_cost(kind.program, make, rows=rows, text_rows=B * text if kind.streams == "joint" else 0, width=width,
+    beside = {"joint": (B * text, 0), "sound": (B * SOUND, 64)}.get(kind.streams, (0, 0))
+    return block_cost(kind.program, make, rows=rows, text_rows=beside[0], width=width, text_width=beside[1],
                       element=kind.element(auto, auto or element)).saved  # fmt: skip
 
 

@@ -28,6 +28,7 @@ class Kind:
     streams
         ``joint``: picture and text beside each other; ``picture``: the picture alone, which may look at the text;
         ``text``: the text alone; ``both``: one stream of picture and text.
+        ``sound``: video beside a stream of sound, each of which looks at the text.
     recomputed
         Whether a checkpointed model runs these blocks again.
     """
@@ -68,7 +69,7 @@ KINDS: dict[tuple[str, str], Kind] = {
     ("UVit2DModel", "attention_blocks"): Kind(masked.attended, "picture", _WIDE_TEXT, recomputed=False),
     ("PixArt", _DOUBLE): Kind(crossed.pixart, "picture", _PLAIN), ("Sana", _DOUBLE): Kind(crossed.sana, "picture", _WIDE_TEXT),
     ("Wan", "blocks"): Kind(crossed.wan, "picture", frozenset({"rotary", "fp32-table"})),
-    ("LTXVideo", _DOUBLE): Kind(crossed.ltx, "picture"), ("ZImage", "layers"): Kind(crossed.z_image, "both", _WIDE_TIME),
+    ("LTXVideo", _DOUBLE): Kind(crossed.ltx, "picture"), ("LTX2Video", _DOUBLE): Kind(crossed.ltx2, "sound"), ("ZImage", "layers"): Kind(crossed.z_image, "both", _WIDE_TIME),
     ("ZImage", "noise_refiner"): Kind(crossed.z_image, "picture", _WIDE_TIME),
     ("ZImage", "context_refiner"): Kind(crossed.z_image, "text", _WIDE_TIME),
 }  # fmt: skip

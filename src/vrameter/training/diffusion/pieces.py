@@ -21,9 +21,12 @@ from vrameter.training.graph import Graph, Value, Weight
 from vrameter.training.programs.scene import Use
 from vrameter.training.simulate import Cost
 from vrameter.training.step import Piece
+from vrameter.units import ceil_div
 
 # Costs kept for the next question about the same block. They hold it, so that its id stays its own.
 REMEMBERED = 512
+# Tokens of LTX-2's sound and frames of its video in a second. [diffusers 0.42.1, pipeline_ltx2.py: 16 kHz, hops of 160, 4 to a token]
+SOUND_TOKENS, FRAMES = 25, 24
 _COSTS: dict[tuple[object, ...], tuple[object, Cost]] = {}
 
 
@@ -166,9 +169,10 @@ class Pieces:
     def _rows(self, kind: Kind) -> tuple[int, int]:
         """Return the tokens of picture and of text that enter a block, over all samples."""
         picture, text = self.run.shape.tokens, self.run.shape.text_tokens
+        sound = ceil_div(self.run.shape.frames * SOUND_TOKENS, FRAMES)
         return {
-            "joint": (self.samples * picture, self.samples * text), "picture": (self.samples * picture, 0),
-            "text": (self.samples * text, 0), "both": (self.samples * (picture + text), 0),
+            "sound": (self.samples * picture, self.samples * sound), "joint": (self.samples * picture, self.samples * text),
+            "picture": (self.samples * picture, 0), "text": (self.samples * text, 0), "both": (self.samples * (picture + text), 0),
         }[kind.streams]  # fmt: skip
 
     def _block(self, component: Component, layer: Layer, grad: bool) -> Piece:
@@ -366,7 +370,8 @@ def _time_width(class_name: str, component: Component, cfg: object) -> int:
 
 def _text_width(layer: Layer) -> int:
     """Return the width of a second stream that is narrower than the first; 0 where it is not."""
-    return next((tensor.shape[-1] for tensor in layer.all_tensors if tensor.name.endswith("add_q_proj.weight")), 0)
+    ends = ("add_q_proj.weight", "audio_attn1.to_q.weight")
+    return next((tensor.shape[-1] for tensor in layer.all_tensors if tensor.name.endswith(ends)), 0)
 
 
 def _read_width(layer: Layer, component: Component) -> int:

@@ -125,7 +125,7 @@ def _line(
 ) -> list[Item]:
     if not size:
         return []
-    spread = constants().modelled
+    spread = diffusion_constants().modelled
     low, high = (size * spread.low // 1000, size * spread.high // 1000) if basis == "modelled" else (size, size)
     return [item(term, held_bytes, phases=phases, source=source, basis=basis, note=note, low=low, high=high, size=size)]
 
@@ -211,7 +211,7 @@ def _moments(run: Run, pieces: Pieces, found: Course) -> list[Item]:
                 item("activations", held_bytes, phases=(phase,), basis="calibrated", low=low[phase], high=high[phase], size=size,
                      source="diffusers 0.42.1, transformers 5.23: the fullest stage of what encodes a batch")
             )  # fmt: skip
-    spread = constants().modelled
+    spread = diffusion_constants().modelled
     fresh = 0 if asked.settings.optimizer_in_backward or asked.settings.offload_gradients else found.gradients
     for phase, moment in (("forward", found.forward), ("loss", found.loss), ("backward", found.backward)):
         gradients = fresh and moment.gradients

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vrameter.model.architecture import Attention, Component, Layer, Tensor
@@ -75,12 +75,20 @@ KINDS: dict[tuple[str, str], Kind] = {
 }  # fmt: skip
 
 
-def kind_of(class_name: str, component: Component, cfg: Config) -> Kind | None:
-    """Return how a list of blocks runs; None for one that has no program here."""
+def kind_of(class_name: str, component: Component, cfg: Config, *, square_masks: bool = False) -> Kind | None:
+    """Return how a list of blocks runs; None for one that has no program here.
+
+    Parameters
+    ----------
+    square_masks
+        Whether HunyuanVideo's attention is given a mask of all pairs of tokens, as before diffusers 0.33.
+    """
     stem = class_name.partition("Transformer")[0]
     found = KINDS.get((stem, component.layers_prefix.rpartition(".")[2]))
     if found is not None and stem == "CogVideoX" and not cfg.flag("use_rotary_positional_embeddings", False):
         return Kind(found.program, found.streams, _PLAIN)
+    if found is not None and stem == "HunyuanVideo" and square_masks and found.streams == "joint":
+        return replace(found, traits=found.traits | {"square-mask"})
     return found
 
 

@@ -177,12 +177,12 @@ class Pieces:
 
     def _block(self, component: Component, layer: Layer, grad: bool) -> Piece:
         run, settings = self.run, self.run.settings
-        kind = kind_of(run.module.class_name, component, run.module.cfg)
+        kind = kind_of(run.module.class_name, component, run.module.cfg, square_masks=run.square_masks)
         if kind is None:
             raise unknown(run.module.class_name)
         rows, text_rows = self._rows(kind)
         element = kind.element(run.auto, run.element)
-        key = (id(layer), component.layers_prefix, rows, text_rows, grad, self.signature)
+        key = (id(layer), component.layers_prefix, run.square_masks, rows, text_rows, grad, self.signature)
 
         def make() -> Cost:
             cfg = run.module.cfg

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -76,6 +77,13 @@ class Run:
     def dtype(self) -> str:
         """Data type of what is frozen."""
         return self.ask.request.dtype or HALF.get(self.settings.precision or "", "bf16")
+
+    @cached_property
+    def square_masks(self) -> bool:
+        """Whether HunyuanVideo's masks span all pairs of tokens: before diffusers 0.33, which finetrainers took up with 0.1."""
+        first = {"diffusers": (0, 33), "finetrainers": (0, 1)}[self.asked.stack.name]
+        found = re.match(r"(\d+)\.(\d+)", self.ask.request.engine_version or "")
+        return found is not None and (int(found[1]), int(found[2])) < first
 
     def frozen(self) -> list[tuple[Module, WeightPlan]]:
         """Return the frozen modules on the device, each with how it is stored."""

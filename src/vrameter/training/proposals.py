@@ -77,14 +77,12 @@ class Proposal:
 
 def proposals(asked: Setup) -> list[Proposal]:
     """Return the changes that the stack of a request has and that the request does not have already."""
-    found = [
-        *_activations(asked),
-        *_kernels(asked),
-        *_optimizers(asked),
-        *_batches(asked),
-        *_trained(asked),
-        *_shards(asked),
-    ]
+    found = [*_activations(asked), *_batches(asked)]
+    device = asked.ask.device
+    if device is None or device.vendor != "apple":  # where neither bitsandbytes nor DeepSpeed nor Triton's kernels run
+        found += [*_kernels(asked), *_optimizers(asked), *_trained(asked), *_shards(asked)]
+    else:
+        found += [each for each in _trained(asked) if "quantization" not in each.fields]
     return [
         each
         for each in found

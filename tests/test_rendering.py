@@ -20,7 +20,7 @@ NO_FIT = {
 }
 STAGES = {
     "task": "training", "model": "qwen3-30b-a3b", "engine": "megatron", "device": "16xh100", "parallelism": {"pipeline": 4, "tensor": 2},
-    "settings": {"advise": True, "micro_batch": 2},
+    "settings": {"advise": True},
 }  # fmt: skip
 
 

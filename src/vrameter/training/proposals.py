@@ -69,8 +69,10 @@ class Proposal:
     rules_out: tuple[str, ...] = ()
 
     def goes_with(self, other: Proposal) -> bool:
-        """Say whether both can be made together."""
-        return self.kind != other.kind and self.kind not in other.rules_out and other.kind not in self.rules_out
+        """Say whether both can be made together: neither rules the other out nor sets what the other sets otherwise."""
+        if self.kind == other.kind or self.kind in other.rules_out or other.kind in self.rules_out:
+            return False
+        return all(self.settings[name] == other.settings[name] for name in self.settings.keys() & other.settings.keys())
 
 
 def proposals(asked: Setup) -> list[Proposal]:

@@ -358,3 +358,44 @@ def test_beside_a_four_bit_matrix(dropout: float) -> None:
         use, inputs=INPUTS, outputs=OUTPUTS, rows=ROWS, element=2, unpacked=2 * INPUTS * OUTPUTS, mask_element=4
     )
     assert ours.saved == kept
+
+
+WHOLE: list[tuple[str, Any, dict[str, Any]]] = [
+    ("lora", lambda m: peft.LoraConfig(r=4, target_modules=FEW), {"rank": 4, "targets": FEW, "dtype": "fp32"}),
+    ("all", lambda m: peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"),
+     {"rank": 4, "targets": "all-linear", "dtype": "fp32"}),
+    ("oft", lambda m: peft.OFTConfig(oft_block_size=32, target_modules=FEW), {"method": "oft", "targets": FEW, "dtype": "fp32"}),
+    ("norms", lambda m: peft.LNTuningConfig(target_modules=["input_layernorm", "post_attention_layernorm", "norm"]),
+     {"method": "ln_tuning"}),
+    ("prompt", lambda m: peft.PromptTuningConfig(num_virtual_tokens=16, task_type="CAUSAL_LM"),
+     {"method": "prompt_tuning", "num_virtual_tokens": 16, "dtype": "fp32"}),
+    ("prefix", lambda m: peft.PrefixTuningConfig(num_virtual_tokens=16, task_type="CAUSAL_LM"),
+     {"method": "prefix_tuning", "num_virtual_tokens": 16, "dtype": "fp32"}),
+    ("beside", lambda m: peft.AdaptionPromptConfig(adapter_len=5, adapter_layers=m.config.num_hidden_layers, task_type="CAUSAL_LM"),
+     {"method": "adaption_prompt", "num_virtual_tokens": 5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "made", "adapter"), WHOLE, ids=[each[0] for each in WHOLE])
+def test_what_a_layer_keeps(name: str, made: Any, adapter: dict[str, Any]) -> None:
+    """The third layer of a model in training adds as much as the estimate says."""
+    alive, kept = [], []
+    for layers in (2, 3):
+        model = toy(num_hidden_layers=layers)
+        model.config.use_cache = False
+        model = peft.get_peft_model(model, made(model)).train()
+        ids = torch.randint(0, 100, (SEQS, 64))
+        with live_bytes.LiveBytes([*model.parameters(), *model.buffers(), ids]) as counted:
+            held = model(input_ids=ids, labels=ids)
+            alive.append(counted.now)
+        del held
+        answer = estimate(
+            {"task": "training", "model": {"config": {**config(), "num_hidden_layers": layers}}, "engine": "transformers",
+             "device": "a100-sxm-80gb", "dtype": "bf16",
+             "settings": {"finetuning": "peft", "precision": "bf16", "seq_len": 64, "micro_batch": SEQS, "adapter": adapter}}
+        )  # fmt: skip
+        items = answer["devices"][0]["items"]
+        kept.append(
+            sum(item["bytes"] for item in items if item["term"] == "activations" and "backward" in item["phases"])
+        )
+    assert kept[1] - kept[0] == alive[1] - alive[0]

@@ -175,9 +175,12 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
         "peak_used_bytes": peak.used,
         "first_logged_peak_bytes": peak.allocated - static.state.bytes,
     }
+    share = _shortest(asked)
     for name, held in HELD.items():
         alive = [each for each in ledger.items if each.held in held]
-        report[f"{name}_low_bytes"] = max(sum(each.low for each in alive if phase in each.phases) for phase in PHASES)
+        report[f"{name}_low_bytes"] = max(
+            sum(_least(each, share) for each in alive if phase in each.phases) for phase in PHASES
+        )
         report[f"{name}_high_bytes"] = max(sum(each.high for each in alive if phase in each.phases) for phase in PHASES)
     for phase in PHASES:
         report[f"{phase}_bytes"] = ledger.at(phase, held=("tensors",))
@@ -564,14 +567,11 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
     items: list[Item] = []
 
     spread = constants().modelled
-    shortest = spread.low * _shortest(asked) // 1000
 
-    def line(
-        term: str, size: int, phases: tuple[str, ...], source: str, basis: Basis = "exact", least: int = spread.low
-    ) -> None:
+    def line(term: str, size: int, phases: tuple[str, ...], source: str, basis: Basis = "exact") -> None:
         if not size:
             return
-        low, high = (size * least // 1000, size * spread.high // 1000) if basis == "modelled" else (size, size)
+        low, high = (size * spread.low // 1000, size * spread.high // 1000) if basis == "modelled" else (size, size)
         items.append(item(term, held_bytes, phases=phases, source=source, basis=basis, low=low, high=high, size=size))
 
     for lines in (
@@ -596,18 +596,11 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         if moment.activations:
             items.append(
                 item("activations", kept_bytes, phases=(phase,), basis="modelled",
-                     low=moment.activations * shortest // 1000, high=moment.activations * spread.high // 1000,
+                     low=moment.activations * spread.low // 1000, high=moment.activations * spread.high // 1000,
                      source=f"kept by autograd until the backward pass; fullest in a piece of kind {moment.piece}",
                      others=moment.others, piece=moment.activations - moment.others)
             )  # fmt: skip
-        line(
-            "temporary",
-            moment.temporary,
-            (phase,),
-            "alive within one operation or layer",
-            basis="modelled",
-            least=shortest,
-        )
+        line("temporary", moment.temporary, (phase,), "alive within one operation or layer", basis="modelled")
         if moment.gathered:
             ahead = min(moment.gathered, pieces.prefetched)
             items.append(_spread(
@@ -648,10 +641,19 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
 
 
 def _shortest(asked: Setup) -> int:
-    """Return the least share of what grows with tokens that samples below the limit may have. [thousandths]."""
+    """Return the least share of what grows with tokens that a log may show, where samples stay below the limit. [thousandths].
+
+    The ledger is of sequences as long as the request says; the low bounds of `report` take shorter samples in.
+    """
     settings = asked.settings
     below = asked.stack.limits and not settings.packing and settings.finetuning != "pretrain"
     return constants().samples.low if below else 1000
+
+
+def _least(line: Item, share: int) -> int:
+    """Return the low bound of a line in a log of samples that may be shorter. [bytes]."""
+    moves = line.term == "activations" or (line.term == "temporary" and line.phases != STEP)
+    return line.low * share // 1000 if moves else line.low
 
 
 def _made_so_far(size: int, element: int, phase: str) -> Item:

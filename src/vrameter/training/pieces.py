@@ -397,7 +397,7 @@ class Pieces:
         """Return what adapters of embeddings keep, and what passes beside. [bytes].
 
         A low-rank one keeps the rows of its first matrix and makes the output in its own numbers; trained rows are put
-        into a copy of the whole table. Learned keys and values stand for all layers at once.
+        into a copy of the whole table. Learned keys and values of all layers are one tensor, which passes.
         """
         adapters, main = self.setup.adapters, self.holding.share.main
         if adapters is None:
@@ -415,9 +415,8 @@ class Pieces:
         if prompt is not None and prompt.place == "keys" and component is main:
             width = next((part.num_kv_heads * part.head_dim for layer in main.layers for part in layer.parts
                           if isinstance(part, Attention)), 0)  # fmt: skip
-            kept += (
-                self.setup.settings.micro_batch * self.sequences * prompt.tokens * prompt.layers * 2 * width * element
-            )
+            count = self.setup.settings.micro_batch * self.sequences * prompt.tokens * prompt.layers
+            passing += count * 2 * width * element
         return kept, passing
 
     def _layer(

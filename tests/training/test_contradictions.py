@@ -229,6 +229,7 @@ def test_a_pattern_without_letters_lists_nothing(pattern: str, capsys: pytest.Ca
 # -- without effect --------------------------------------------------------------------------------------
 
 WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
+    "ema": {"ema": True, "finetuning": "lora"},
     "optimizer_args": {"optimizer_args": "rank=4"},
     "num_trainable_layers": {"num_trainable_layers": 3},
     "rollout_memory_utilization": {"rollout_memory_utilization": 0.5},

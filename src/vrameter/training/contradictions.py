@@ -253,6 +253,7 @@ def _prompts(asked: Setup) -> bool:
 
 # setting -> when it changes nothing
 IDLE: dict[str, Rule] = {
+    "ema": lambda asked: not asked.full,
     "optimizer_args": lambda asked: not asked.rule.projected,
     "num_trainable_layers": lambda asked: asked.settings.finetuning != "freeze",
     "rollout_memory_utilization": lambda asked: asked.settings.objective not in ANSWERING,

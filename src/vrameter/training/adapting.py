@@ -47,6 +47,12 @@ RENAMED_EXPERTS = frozenset(
     )
 )  # fmt: skip
 OLD_NAMES = {"gate": "router", "gate_proj": "gate_up", "up_proj": "gate_up", "down_proj": "down"}
+# Methods whose classes read the numbers of the frozen matrix itself, and fail where these are packed.
+READS_NUMBERS = frozenset(
+    (
+        "adamss", "deft", "delora", "frod", "glora", "hra", "loha", "lokr", "osf", "peanut", "psoft", "supertuning", "tinylora",
+    )
+)  # fmt: skip
 # Methods that peft does not have, or that train modules of the model itself.
 OTHERS = ("adapter", "adapter_v2", "ln_tuning", "trainable_tokens", "llamapro")
 METHODS = (*PEFT, *VARIANTS, *PROMPTS, *OTHERS)
@@ -809,4 +815,4 @@ def _example(architecture: Architecture) -> str:
     return f"{main.layers_prefix}.0.{tensor.name.removesuffix('.weight')}" if tensor else main.layers_prefix
 
 
-__all__ = ["METHODS", "Adapting", "adapting", "linear_tensors"]
+__all__ = ["METHODS", "READS_NUMBERS", "Adapting", "adapting", "canonical_of", "linear_tensors"]

@@ -266,7 +266,9 @@ def boft_block(m: Matrix, options: Options) -> int:
 
 def boft(m: Matrix, rank: int, options: Options, element: int) -> Size:
     """Square blocks for each butterfly factor, and a scale for each output; permutations wait in host memory."""
-    return Size(options["boft_n_butterfly_factor"] * m.inputs * boft_block(m, options) + m.outputs)
+    factors = options["boft_n_butterfly_factor"]
+    moved = factors * m.inputs * m.inputs * FP32 if options["moves_buffers"] else 0
+    return Size(factors * m.inputs * boft_block(m, options) + m.outputs, moved)
 
 
 def hra(m: Matrix, rank: int, options: Options, element: int) -> Size:
@@ -402,7 +404,7 @@ METHODS: dict[str, Method] = {
     "adalora": Method(adalora, defaults={"trains_ranknum": True}),
     "adamss": Method(adamss, defaults={"num_subspaces": 5, "subspace_rank": 1}),
     "beft": Method(beft),
-    "boft": Method(boft, defaults={"boft_block_size": 4, "boft_block_num": 0, "boft_n_butterfly_factor": 1}),
+    "boft": Method(boft, defaults={"boft_block_size": 4, "boft_block_num": 0, "boft_n_butterfly_factor": 1, "moves_buffers": False}),
     "c3a": Method(c3a, defaults={"block_size": 256}),
     "deft": Method(deft, defaults={"para": False}),
     "delora": Method(delora),

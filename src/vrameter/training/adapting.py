@@ -144,6 +144,7 @@ def adapting(
     base_element: int = 2,
     before_021: bool = False,
     renames: bool = False,
+    moves_buffers: bool = False,
 ) -> Adapting:
     """Return the adapters that a request asks for.
 
@@ -163,6 +164,9 @@ def adapting(
         Size of one number of the base as it is computed with. [bytes]
     before_021
         Whether peft is older than 0.21: OSF puts its matrices together anew, AdaLoRA trains no number of ranks.
+    moves_buffers
+        Whether the stack moves the whole model to the device after adapters were put in, as transformers' Trainer does:
+        BOFT's permutations move with it.
     renames
         Whether peft finds stacked experts by the names that they had when each was a module.
 
@@ -195,6 +199,8 @@ def adapting(
         options["use_dora"] = True
     if before_021:
         options |= {"adalora": {"trains_ranknum": False}, "osf": {"rebuilds_weight": True}}.get(method, {})
+    if moves_buffers and method == "boft":
+        options["moves_buffers"] = True
     wanted = _targets(settings, method)
     stacks: frozenset[str] = frozenset()
     if renames and canonical_of(method) == "lora" and architecture.model_type in RENAMED_EXPERTS:

@@ -384,6 +384,7 @@ def _adapters(
         architecture, asked, magnitude=settings.finetuning == "dora", element=element, experts=found.adapts_experts,
         frozen=frozen, slots_only=found.program == "litgpt", base_element=own, before_021=found.peft_before_021,
         renames=found.program == "transformers" and not found.adapts_experts,
+        moves_buffers=found.program == "transformers" and found.name != "transformers",
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from vrameter.model.megatron import Arguments
 from vrameter.model.output_layer import untied
 from vrameter.settings.training import AdapterSettings, TrainingSettings
 from vrameter.spec import Parallelism, check
-from vrameter.training.adapting import Adapting, adapting
+from vrameter.training.adapting import READS_NUMBERS, Adapting, adapting, canonical_of
 from vrameter.training.programs.scene import Numbers
 from vrameter.training.recipes import SIZES, Recipe, eager_recipe
 from vrameter.training.stacks import Stack, stack
@@ -462,6 +462,7 @@ def _adapters(
         architecture, asked, magnitude=settings.finetuning == "dora", element=element, experts=found.adapts_experts,
         frozen=frozen, slots_only=found.program == "litgpt", base_element=own, before_021=found.peft_before_021,
         renames=found.program == "transformers" and not found.adapts_experts,
+        moves_buffers=found.program == "transformers" and found.name != "transformers",
     )  # fmt: skip
 
 
@@ -574,6 +575,14 @@ def _refuse(
             field="quantization",
             hint=tr("Use one of: %(names)s.", names="bnb-nf4, bnb-nf4-dq, bnb-int8, gptq, awq, hqq-int4"),
         )
+    method = canonical_of(settings.adapter.method.lower()) if settings.adapter is not None else ""
+    if name and tunes and method in READS_NUMBERS:
+        raise RequestError(
+            tr("settings.adapter.method: '%(value)s' reads the numbers of the matrix, and '%(name)s' packs them.",
+               value=method, name=plan.quantization),
+            field="settings.adapter.method",
+            hint=tr("Use one of: %(names)s.", names="lora, dora, adalora, vera, ia3, oft, boft, miss, randlora, road, hira"),
+        )  # fmt: skip
     if settings.precision == "fp16" and not tunes and not settings.master_weights and not degrees.zero:
         raise RequestError(
             tr("settings.precision: fp16 throughout has no gradient scaler: small gradients vanish."),

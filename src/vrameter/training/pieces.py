@@ -486,7 +486,8 @@ class Pieces:
         """
         setup = self.setup
         if setup.degrees.zero >= 3:
-            return min(10**9, self.holding.share.num_params) * setup.recipe.numbers.compute
+            most = setup.settings.stage3_max_live_parameters
+            return min(10**9 if most is None else most, self.holding.share.num_params) * setup.recipe.numbers.compute
         return max((piece.gathered for piece in self.all if piece.name == "layer"), default=0)
 
     @cached_property
@@ -540,8 +541,9 @@ class Pieces:
     def buckets(self) -> int:
         """Copies of gradients on their way between devices. [bytes].
 
-        Data parallelism copies all of them to buckets once; ZeRO reduces a bucket of `h * h` numbers (or of what a stack's
-        own configuration says, whatever is trained) at a time and keeps a second one filling; FSDP reduces one layer's at a time, in fp32 where parameters are.
+        Data parallelism copies all of them to buckets once; ZeRO reduces a bucket of `h * h` numbers at a time and keeps a second
+        one filling. Where a configuration says a size, a buffer of it stands whatever is trained, and below stage 3 a second one
+        where reduction overlaps the backward pass. FSDP reduces one layer's at a time, in fp32 where parameters are.
         """
         setup, degrees = self.setup, self.setup.degrees
         if degrees.data * degrees.context == 1 or setup.stack.program == "megatron":
@@ -550,8 +552,10 @@ class Pieces:
         trained += self.holding.adapter_parameters * setup.recipe.weight
         if degrees.zero:
             width = setup.architecture.main.hidden_size
-            if degrees.zero < 3 and setup.stack.zero_bucket:
-                return setup.stack.zero_bucket * setup.recipe.gradient
+            usual = setup.stack.zero_bucket if degrees.zero < 3 or setup.stack.name == "deepspeed" else 0
+            if bucket := setup.settings.reduce_bucket_size or usual:
+                buffers = 2 if setup.settings.overlap_grad_reduce and degrees.zero < 3 else 1
+                return buffers * bucket * setup.recipe.gradient
             return min(2 * trained, 2 * width * width * setup.recipe.gradient)
         if degrees.fsdp:
             layers = max((piece.gathered for piece in self.all if piece.name == "layer"), default=0)

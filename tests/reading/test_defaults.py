@@ -87,6 +87,27 @@ DEFAULTS: list[tuple[str, str, dict[str, Any], str]] = [
         "torchtitan 0.2.0: config/job_config.py",
     ),
     (
+        "deepspeed", '{"zero_optimization": {"stage": 2, "overlap_comm": true}, "train_micro_batch_size_per_gpu": 1}',
+        {"settings.reduce_bucket_size": 500_000_000, "settings.overlap_grad_reduce": True, "parallelism.zero_stage": 2},
+        "DeepSpeed 0.18.0: runtime/zero/config.py",
+    ),
+    (
+        "deepspeed", '{"zero_optimization": {"stage": 3, "reduce_bucket_size": "auto", "stage3_max_live_parameters": 1e8}}',
+        {"settings.reduce_bucket_size": None, "settings.stage3_max_live_parameters": 100_000_000},
+        "transformers 4.57.1: integrations/deepspeed.py",
+    ),
+    (
+        "trl", "model_name: unsloth/a\nmax_seq_length: 2048\nload_in_4bit: true\nr: 16\nuse_gradient_checkpointing: unsloth\n",
+        {"engine": "unsloth", "settings.recompute": "full", "settings.activation_offload": True, "settings.precision": "bf16-mixed",
+         "settings.adapter.rank": 16, "quantization": "bnb-nf4"},
+        "Unsloth 2026.10.9: models/loader.py, models/llama.py",
+    ),
+    (
+        "transformers", "--model_name_or_path a/b --max_seq_length 4096 --use_lora --lora_rank 64 --use_flash_attn --output_dir c",
+        {"settings.finetuning": "lora", "settings.adapter.rank": 64, "settings.attn_implementation": "flash_attention_2"},
+        "open-instruct, August 2026: open_instruct/finetune.py",
+    ),
+    (
         "verl", "actor_rollout_ref:\n  model:\n    path: a/b\nalgorithm:\n  adv_estimator: gae\n",
         {"settings.seq_len": 1024, "settings.objective": "ppo", "settings.reward_model": "none", "settings.ref_model": False,
          "settings.rollout_memory_utilization": 0.5, "settings.rollout_sleep": True, "parallelism.fsdp": "full_shard", "dtype": "fp32",

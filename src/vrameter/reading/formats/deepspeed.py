@@ -65,7 +65,8 @@ OPTIMIZERS = {
     "lion": "lion", "adagrad": "adagrad", "sgd": "sgd_momentum", "muon": "muon", "lamb": "adam", "onebitlamb": "adam",
 }  # fmt: skip
 _NAMED = re.compile(
-    r"(?:.*[/_])?(?:ds_)?z(?:ero)?_?(?P<stage>[0-3])(?:_config)?(?P<offload>_offload)?(?:_config)?(?:\.json)?$"
+    r"(?:.*[/_])?(?:ds_)?(?:z(?:ero)?|stage)[_-]?(?P<stage>[0-3])(?:_config)?(?:_no_offload(?:ing)?)?(?P<offload>_offload(?:ing)?)?"
+    r"(?:_(?:config|accelerate|bf16))*(?P<file>\.(?:json|conf|ya?ml))?$"
 )
 
 
@@ -97,7 +98,7 @@ def read_named(draft: Draft, value: Any, key: str) -> None:
     stored(draft)
     if match["offload"]:
         draft.put("parallelism.offload", "all" if match["stage"] == "3" else "optimizer")
-    if reference.endswith(".json"):
+    if match["file"]:
         why = tr("the file is not here; its name says stage %(stage)s", stage=match["stage"])
         draft.assumed["parallelism.zero_stage"] = {"value": int(match["stage"]), "why": why}
 

@@ -253,9 +253,11 @@ def _echo(ask: Request, device: Device | None, count: int, **resolved: Any) -> d
     shown["device"] = device.id if device else None
     shown["num_devices"] = count
     degrees = ask.parallelism
-    shown["parallelism"] = {name: getattr(degrees, name) for name in Parallelism.__struct_fields__} | resolved.pop(
-        "parallelism", {}
-    )
+    shown["parallelism"] = {
+        **{name: getattr(degrees, name) for name in Parallelism.__struct_fields__},
+        "zero_stage": degrees.zero_stage or 0,
+        **resolved.pop("parallelism", {}),
+    }
     shown["engine"] = ask.engine
     shown["engine_version"] = resolved.pop("engine_version", ask.engine_version)
     if ask.online:

@@ -55,12 +55,17 @@ class Parallelism(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     sequence: Annotated[
         bool, Meta(description="whether tensor-parallel devices split the tokens outside the matrices")
     ] = False
-    zero_stage: Annotated[
-        int,
-        Meta(
-            ge=0, le=3, description="what data-parallel copies share: 1 optimizer state, 2 gradients too, 3 weights too"
-        ),
-    ] = 0
+    zero_stage: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=3,
+                description="what data-parallel copies share: 1 optimizer state, 2 gradients too, 3 weights too",
+            ),
+        ]
+        | None
+    ) = None
     fsdp: (
         Annotated[str, Meta(description="fully sharded data parallel: full_shard, shard_grad_op, hybrid_shard, ...")]
         | None

@@ -95,7 +95,7 @@ def test_promises_hold_for_every_stack(
         grad_accumulation=steps, device=device,
     )  # fmt: skip
     answer = advised(asked)
-    for change in answer["changes"]:
+    for change in answer.get("changes", []):
         assert used(vrameter.estimate(applied(asked, change))) == change["peak_bytes"], change["change"]
 
 
@@ -124,7 +124,7 @@ def test_changes_are_those_of_the_stack(engine: str, devices: int, finetuning: s
             assert engine in BITSANDBYTES
             assert optimizer in ("adamw_torch", "lion")
             assert ("lion" in wanted["optimizer"]) == (optimizer == "lion")
-        if change.get("parallelism", {}).get("zero_stage", 0) > 1:
+        if (change.get("parallelism", {}).get("zero_stage") or 0) > 1:
             assert engine in TRAINERS
         if wanted.get("finetuning") == "lora":
             assert finetuning == "full"

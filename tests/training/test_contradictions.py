@@ -86,6 +86,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (request(adapter={"rank": 8}), "settings.adapter", "lora"),
     (request(finetuning="dora", adapter={"method": "prompt_tuning"}), "settings.adapter.method", "peft"),
     (request(finetuning="peft", adapter={"method": "lroa"}), "settings.adapter.method", "lora"),
+    (request(finetuning="peft", adapter={"method": "adapter_v2"}), "settings.adapter.method", "litgpt"),
     # formats and numbers
     (request(finetuning="lora", quantization="q4_k_m"), "quantization", "bnb-nf4"),
     (request(finetuning="full", quantization="bnb-nf4"), "quantization", "lora"),
@@ -204,6 +205,17 @@ def test_adapters_by_flags_are_those_of_the_object(capsys: pytest.CaptureFixture
     assert answers[0]["request"]["settings"]["adapter"]["targets"] == ["q_proj", "v_proj"]
 
 
+def test_an_error_is_an_object_where_json_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["llama-3.1-8b", "--task", "training", "--finetuning", "lora", "--adapter-rank", "0", "--lang", "en"]
+    for form in (["--format", "json"], ["-f", "json"], ["--format=json"]):
+        assert main([*words, *form]) == 2
+        shown = capsys.readouterr()
+        assert json.loads(shown.out)["error"]["field"] == "settings.adapter.rank"
+        assert shown.err.startswith("error: settings.adapter.rank: 0 is not")
+    assert main(["models", "\udcff", "-f", "json"]) == 2
+    assert "\\udcff" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
 @pytest.mark.parametrize("pattern", ["\udcff", "--", "!"], ids=["not UTF-8", "dashes", "mark"])
 def test_a_pattern_without_letters_lists_nothing(pattern: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--", pattern]) == 2
@@ -241,6 +253,36 @@ def test_a_setting_told_without_effect_has_none(name: str) -> None:
     assert any(name in warning for warning in answer["warnings"]), answer["warnings"]
     rest = {key: value for key, value in given_.items() if key != name}
     assert vrameter.estimate(request(device="h100", **rest))["report"] == answer["report"]
+
+
+@pytest.mark.parametrize("policy", [None, "op", "layer", "attention"])
+def test_selective_recompute_is_told_where_a_stack_has_none(policy: str | None) -> None:
+    none = vrameter.estimate(request(recompute="none"))
+    selective = vrameter.estimate(request(recompute="selective", recompute_policy=policy))
+    told = any("recompute selective" in warning for warning in selective["warnings"])
+    assert told == (selective["report"] == none["report"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("recompute", "none"), ("fused_kernels", False), ("activation_offload", False)]
+)
+def test_what_is_stated_stands_above_a_stacks_default(name: str, value: object) -> None:
+    """Unsloth recomputes, fuses and offloads unless it is told not to."""
+    answer = vrameter.estimate(request(engine="unsloth", finetuning="lora", **{name: value}))
+    assert answer["request"]["settings"][name] == value
+    assert answer["report"] != vrameter.estimate(request(engine="unsloth", finetuning="lora"))["report"]
+
+
+@pytest.mark.parametrize("engine", ["deepspeed", "torchtitan"])
+def test_no_sharding_where_a_stack_shards_by_itself(engine: str) -> None:
+    usual = vrameter.estimate(request(engine=engine, num_devices=8))
+    whole = vrameter.estimate(request(engine=engine, num_devices=8, parallelism={"zero_stage": 0}))
+    assert whole["request"]["parallelism"]["zero_stage"] == 0
+    state = [
+        sum(each["bytes"] for each in answer["devices"][0]["items"] if each["term"] == "optimizer_state")
+        for answer in (usual, whole)
+    ]
+    assert state[1] == pytest.approx(8 * state[0], rel=1e-6)
 
 
 def test_an_engine_that_writes_answers_is_missed() -> None:

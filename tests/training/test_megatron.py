@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 import vrameter
+from vrameter.errors import RequestError
+from vrameter.model.megatron import Arguments
 from vrameter.units import GIB, MIB
 
 DENSE: dict[str, Any] = {
@@ -225,3 +227,23 @@ def test_own_inference_stands_beside_training() -> None:
     # Graphs write logits of as many requests as there are blocks of 256 tokens: keys and values of two layers.
     requests = 2 * GIB // (2 * 2 * WIDTH * 2 * 256)
     assert steady({**args, "cuda-graph-impl": "local"}) - steady(args) == 2 * requests * VOCAB * 2
+
+
+@pytest.mark.parametrize("value", ["many", 0, -1, True, float("nan"), 1e30])
+def test_a_buffer_that_is_no_size_is_refused(value: object) -> None:
+    args = {**DENSE, "perform-rl-step": True, "inference-dynamic-batching-buffer-size-gb": value}
+    with pytest.raises(RequestError, match="inference-dynamic-batching-buffer-size-gb"):
+        ask(args)
+
+
+@pytest.mark.parametrize("written", ["[core_attn attn_proj]", "core_attn attn_proj", ["core_attn", "attn_proj"]])
+def test_parts_are_read_however_they_are_written(written: object) -> None:
+    assert Arguments({"offload-modules": written}).words("offload-modules") == ["core_attn", "attn_proj"]
+
+
+def test_fused_gradient_accumulation_keeps_an_empty_gradient_of_each_shape() -> None:
+    """Four matrices of a layer and the output layer, however many layers there are."""
+    shapes = 3 * WIDTH**2 + WIDTH**2 + 4 * WIDTH**2 + 4 * WIDTH**2 + VOCAB * WIDTH
+    for layers in (2, 4):
+        args = {**DENSE, "num-layers": layers}
+        assert steady(args) - steady({**args, "no-gradient-accumulation-fusion": True}) == shapes * 2

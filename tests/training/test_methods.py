@@ -51,6 +51,30 @@ def test_a_rerankers_sample_is_eight_documents_in_ms_swift() -> None:
     assert phase(eight, "activations", "forward") > 7 * phase(one, "activations", "forward")
 
 
+def test_layers_that_look_ahead_are_trained_where_they_are_asked_for() -> None:
+    """Qwen3.5-4B has one of 120,599,552 parameters, which a plain loader skips."""
+    asked: dict[str, Any] = {"engine": "megatron-swift", "freeze": ["vit"], "seq_len": 256, "recompute": "full"}
+    plain, ahead = ask("Qwen/Qwen3.5-4B", **asked), ask("Qwen/Qwen3.5-4B", mtp_num_layers=1, **asked)
+    assert ahead["report"]["weights_bytes"] - plain["report"]["weights_bytes"] == 2 * 120_599_552
+    assert ahead["report"]["steady_bytes"] - plain["report"]["steady_bytes"] == pytest.approx(
+        18 * 120_599_552, rel=0.01
+    )
+
+
+def test_generating_under_zero_3_puts_all_weights_together() -> None:
+    asked: dict[str, Any] = {
+        "precision": "bf16", "dtype": "bf16", "num_devices": 8, "parallelism": {"data": 8, "zero_stage": 3}, "seq_len": 256,
+        "recompute": "full",
+    }  # fmt: skip
+    plain, ppo, dpo = (ask(objective=each, **asked) for each in ("sft", "ppo", "dpo"))
+    whole = 2 * 8_030_261_248
+    assert phase(ppo, "communication", "forward") - phase(plain, "communication", "forward") == whole
+    assert phase(dpo, "communication", "forward") == phase(plain, "communication", "forward")
+    assert phase(ppo, "communication", "loss") == phase(plain, "communication", "loss")
+    # A reference and a reward model in half precision, and a critic with all that training takes: 18 bytes a parameter.
+    assert phase(ppo, "other_models", "step") == pytest.approx((2 + 2 + 16) * 8_030_261_248 / 8, rel=1e-3)
+
+
 # -- formats ---------------------------------------------------------------------------------------------
 
 
@@ -151,15 +175,13 @@ def test_limits_lower_the_low_end_unless_samples_are_packed() -> None:
 
 
 @pytest.mark.parametrize("rank", [8, 64])
-def test_a_stacks_own_bucket_is_whole_whatever_is_trained(rank: int) -> None:
-    """ms-swift's configuration names 200 million numbers."""
-    adapter = {"rank": rank, "targets": "all-linear"}
+@pytest.mark.parametrize(("engine", "numbers"), [("ms-swift", 2 * 10**8), ("trl", 5 * 10**8), ("axolotl", 10**9)])
+def test_a_bucket_is_whole_whatever_is_trained(engine: str, numbers: int, rank: int) -> None:
+    """ms-swift's configuration names 200 million numbers, DeepSpeed assumes 500, axolotl's overlaps two such."""
     asked: dict[str, Any] = {
-        "finetuning": "lora",
-        "adapter": adapter,
-        "seq_len": 64,
-        "precision": "bf16",
-        "dtype": "bf16",
-    }
-    answer = ask(engine="ms-swift", num_devices=2, parallelism={"data": 2, "zero_stage": 2}, **asked)
-    assert phase(answer, "communication", "step") == 2 * 200_000_000
+        "finetuning": "lora", "adapter": {"rank": rank, "targets": "all-linear"}, "seq_len": 64, "precision": "bf16",
+        "dtype": "bf16", "num_devices": 2, "parallelism": {"data": 2, "zero_stage": 2},
+    }  # fmt: skip
+    answer = ask(engine=engine, **asked)
+    assert phase(answer, "communication", "backward") == 2 * numbers
+    assert phase(answer, "communication", "step") == 0

@@ -162,7 +162,7 @@ def limits(response: Mapping[str, Any]) -> str:
     if not found:
         return ""
     length = next((settings[name] for name in LENGTHS if settings.get(name)), None)
-    if not any(found.values()):
+    if "micro_batch" in found and not any(found.values()):
         return tr("Nothing fits: not one sequence, however short.")
     parts = []
     for name, most in found.items():

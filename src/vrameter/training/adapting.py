@@ -164,7 +164,9 @@ def adapting(
         learned = prompt(architecture, method, settings, options)
         return Adapting(method, num_params=learned.num_params, saved_copies=copies, copied=copied, prompt=learned)
     if method in ("ln_tuning", "trainable_tokens", "llamapro"):
-        own = _own_modules(architecture, settings, method, options, base_element)
+        own = _own_modules(
+            architecture, settings, method, options, element if method == "trainable_tokens" else base_element
+        )
         return replace(own, saved_copies=copies, copied=copied)
     if magnitude and canonical_of(method) == "lora":
         options["use_dora"] = True

@@ -21,12 +21,12 @@ from vrameter.model.diffusion.pipeline import Pipeline
 from vrameter.settings import canonical
 from vrameter.training import contradictions, diffusion, standing
 from vrameter.training.advice import changes, limits
-from vrameter.training.companions import companions, generator, rollout
+from vrameter.training.companions import companions, gathered_for_generation, generator, rollout
 from vrameter.training.constants import constants
 from vrameter.training.hoarding import hoarded
 from vrameter.training.holdings import Holding
 from vrameter.training.pieces import Pieces
-from vrameter.training.setup import Setup, setup
+from vrameter.training.setup import Degrees, Setup, setup
 from vrameter.training.sharing import Stage, stages
 from vrameter.training.standing import NO_LINES, Lines
 from vrameter.training.step import Course, Moment, course
@@ -65,6 +65,7 @@ class Static:
     uncut: Lines = NO_LINES
     pipeline: Lines = NO_LINES
     shared: Lines = NO_LINES
+    placeholders: Lines = NO_LINES
     others: Lines = NO_LINES
     generator: Lines = NO_LINES
     outputs: Lines = NO_LINES
@@ -149,7 +150,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     pieces = Pieces(holding, stage.chunks)
     static = replace(
         static, pipeline=_pipeline_buffers(asked, stage, pieces), shared=_shared_buffer(asked, stage, pieces),
-        outputs=_outputs(asked, pieces), others=companions(asked, static, phases=PHASES), generator=_generator(asked),
+        placeholders=_placeholders(asked, stage, pieces), outputs=_outputs(asked, pieces), others=companions(asked, static, phases=PHASES), generator=_generator(asked),
     )  # fmt: skip
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
     count = sum(len(component.layers) for component in stage.share.loaded)
@@ -246,6 +247,33 @@ def shared_bytes(*, rows: int, width: int, element_bytes: int) -> int:
     return rows * width * element_bytes
 
 
+def _placeholders(asked: Setup, stage: Stage, pieces: Pieces) -> Lines:
+    """Return the empty gradients that autograd is handed where Megatron's kernels add to the buffer of gradients.
+
+    One for each shape of a matrix, kept for good (Transformer Engine, ``module/base.py``: ``get_dummy_wgrad``).
+    """
+    args = asked.megatron
+    fused = args is None or not args.flag("no-gradient-accumulation-fusion")
+    if asked.stack.program != "megatron" or not fused or not asked.full or asked.degrees.fsdp:
+        return NO_LINES
+    shapes = set()
+    for component, _, tensor, _ in pieces.holding.tensors():
+        matrix = len(tensor.shape) > 1 and tensor.linear and tensor.role not in ("embedding", "router")
+        if matrix and pieces.holding.trained(component, tensor):
+            shapes.add(tensor.shape[-2:])
+    if stage.last:
+        heads = (pieces.head_tensor(component) for component in stage.share.loaded)
+        shapes |= {head.shape[-2:] for head in heads if head is not None}
+    if not shapes:
+        return NO_LINES
+    made = item(
+        "temporary", numbers_bytes, phases=PHASES[1:], basis="modelled", num_params=sum(rows * columns for rows, columns in shapes),
+        element_bytes=asked.recipe.numbers.compute,
+        source="empty gradients handed to autograd where kernels add to the buffer, one for each shape of a matrix",
+    )  # fmt: skip
+    return Lines((_spread(made),))
+
+
 def _generator(asked: Setup) -> Lines:
     """Return what Megatron's own inference holds beside a policy that it trains."""
     size = generator(asked)
@@ -335,21 +363,52 @@ def _communicators(asked: Setup) -> list[Item]:
     """Return what NCCL holds outside the allocator where several devices work together."""
     if asked.ask.num_devices == 1 or asked.settings.pipeline_schedule == "naive":
         return []
-    low, typical, high = (constants().nccl.low, constants().nccl.typical, constants().nccl.high)
+    bounds, more = constants().nccl, constants().nccl_group
+    further = groups(asked.degrees) - 1
+    low, typical, high = (getattr(bounds, name) + further * getattr(more, name) for name in ("low", "typical", "high"))
     return [
         item("communicators", held_bytes, phases=PHASES, basis="assumed", held="driver", low=low * MIB, high=high * MIB,
-             size=typical * MIB, source=constants().nccl.runs)
+             size=typical * MIB, source=bounds.runs)
     ]  # fmt: skip
+
+
+def groups(degrees: Degrees) -> int:
+    """Return how many groups of devices talk to each other, each over a communicator of its own.
+
+    Examples
+    --------
+    Data parallelism alone is one; tensors split between devices besides make three more: among themselves, of all
+    devices, and of those that hold one model.
+
+    >>> from vrameter.training.setup import Degrees
+    >>> alone = Degrees(1, 1, 8, 1, 1, 1, 1, False, 0, None, None)
+    >>> both = Degrees(4, 1, 2, 1, 1, 4, 1, True, 1, None, None)
+    >>> groups(alone), groups(both)
+    (1, 4)
+    """
+    axes = [degrees.tensor, degrees.pipeline, degrees.context, degrees.data]
+    split = sum(axis > 1 for axis in axes)
+    if split <= 1 and degrees.expert == 1 and degrees.tensor * degrees.pipeline == 1:
+        return 1
+    # All devices, those that hold one model, and for experts a group that shares them and one that repeats them.
+    return split + 1 + (degrees.tensor * degrees.pipeline > 1) + 2 * (degrees.expert > 1)
 
 
 def _slack(asked: Setup, alive: list[Item], outside: int) -> Item:
     """Return what the allocator holds beyond live tensors."""
     settings, degrees = asked.settings, asked.degrees
-    flat = degrees.fsdp in ("full_shard", "fsdp1", "shard_grad_op", "hybrid_shard") or asked.stack.name == "fsdp_qlora"
+    sharded = degrees.fsdp in ("full_shard", "fsdp1", "shard_grad_op", "hybrid_shard")
     fixed = settings.packing or settings.finetuning == "pretrain" or asked.stack.program != "transformers"
-    kind = "flat" if flat else "variable" if not fixed else "sharded" if degrees.splits_weights else "fixed"
     if asked.stack.hoards:
         return hoarded(alive, asked.ask.device, outside, phases=PHASES[1:], working=WORKING)
+    if sharded or (asked.stack.name == "fsdp_qlora" and degrees.fsdp):
+        kind = "flat"
+    elif fixed and degrees.splits_weights:
+        kind = "sharded"
+    elif settings.recompute == "full":
+        kind = "checkpointed"
+    else:
+        kind = "fixed" if fixed else "variable"
     bounds = constants().slack[kind]
     moving = max(
         sum(each.bytes for each in alive if phase in each.phases and each.term not in PLACED) for phase in WORKING
@@ -507,7 +566,7 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
 
     for lines in (
         static.weights, static.others, static.generator, static.adapters, static.master, static.state, static.ema, static.gradients,
-        static.uncut, static.shared, static.outputs, static.pipeline,
+        static.uncut, static.shared, static.placeholders, static.outputs, static.pipeline,
     ):  # fmt: skip
         items += lines.items
     held = pieces.accumulates and not static.gradients.items
@@ -539,7 +598,12 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
             basis="modelled",
             least=shortest,
         )
-        line("communication", moment.gathered, (phase,), "weights put together from shards", basis="modelled")
+        if moment.gathered:
+            ahead = min(moment.gathered, pieces.prefetched)
+            items.append(_spread(
+                item("communication", gathered_bytes, phases=(phase,), basis="modelled", running=moment.gathered - ahead,
+                     ahead=ahead, source="weights put together from shards: of the piece that runs, and of what comes next")
+            ))  # fmt: skip
     line(
         "communication",
         pieces.standing,
@@ -547,6 +611,19 @@ def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> lis
         "weights that stay together through both passes",
         basis="modelled",
     )
+    line(
+        "communication",
+        gathered_for_generation(asked),
+        PHASES[1:2],
+        "weights put together to generate answers before the forward pass",
+        basis="modelled",
+    )
+    least, size, most = pieces.reducing
+    if size:
+        items.append(
+            item("communication", held_bytes, phases=PHASES[3:4], basis="assumed", low=least, high=most, size=size,
+                 source="DeepSpeed's buffer for gradients on their way, of reduce_bucket_size numbers whatever is trained")
+        )  # fmt: skip
     if pieces.broadcast:
         items.append(
             item("communication", held_bytes, phases=PHASES[:1], basis="assumed", held="allocator", low=0, high=pieces.broadcast,
@@ -596,6 +673,23 @@ def kept_bytes(*, others: int, piece: int) -> int:
         Kept by the embedding, the layer or the head that runs. [bytes]
     """
     return others + piece
+
+
+def gathered_bytes(*, running: int, ahead: int) -> int:
+    """Return weights that are put together from shards for a moment.
+
+    Formula::
+
+        running + ahead
+
+    Parameters
+    ----------
+    running
+        Of the embedding, the layer or the head that runs. [bytes]
+    ahead
+        Of what is fetched before it is needed. [bytes]
+    """
+    return running + ahead
 
 
 def held_bytes(*, size: int) -> int:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 # Objectives that compare with a frozen model, and those that score by others.
 REFERENCED = ("dpo", "ipo", "kto", "ppo", "grpo", "rloo", "gkd")
 SOURCE = "models that are compared with or that score: reference, reward, critic, teacher"
+# Objectives whose trainers generate answers while they train (TRL's and ms-swift's ``ds3_gather_for_generation``, on by default).
+GENERATING = ("ppo", "grpo", "rloo", "gkd")
 # Rerankers read two words of the output layer at the last token.
 WITHOUT_VOCABULARY = ("embedding", "reranker", "sequence-classification", "reward")
 # What an engine that sleeps keeps, in thousandths of the device. [CALIBRATION: assumed, its context and graphs]
@@ -73,12 +75,14 @@ def companions(asked: Setup, static: Static, *, phases: tuple[str, ...]) -> Line
                 item("other_models", trained_model_bytes, phases=phases, source=SOURCE,
                      note=tr("the critic, trained like the model itself"), weights=static.weights.bytes,
                      master_weights=static.master.bytes, optimizer_state=static.state.bytes,
-                     gradients=static.fresh_gradients.bytes)
+                     gradients=static.gradients.bytes + static.fresh_gradients.bytes)
             )  # fmt: skip
         else:
             model(tr("the critic"), critic)
             if asked.full and critic is not None:
-                trained = static.master.bytes + static.state.bytes + static.fresh_gradients.bytes
+                trained = (
+                    static.master.bytes + static.state.bytes + static.gradients.bytes + static.fresh_gradients.bytes
+                )
                 items.append(
                     item("other_models", in_proportion_bytes, phases=phases, source=SOURCE, note=tr("the critic's state"),
                          model_state=trained, critic_params=critic, model_params=asked.architecture.num_params)
@@ -167,6 +171,14 @@ def rollout(asked: Setup) -> int:
     return int(device.capacity_bytes * settings.rollout_memory_utilization)
 
 
+def gathered_for_generation(asked: Setup) -> int:
+    """Return the weights that ZeRO's third stage puts together on each device to generate without an engine. [bytes]."""
+    settings, degrees = asked.settings, asked.degrees
+    if settings.objective not in GENERATING or settings.rollout_memory_utilization is not None or degrees.zero < 3:
+        return 0
+    return asked.architecture.num_params * asked.recipe.numbers.compute
+
+
 def generator(asked: Setup) -> int:
     """Return what Megatron's own inference holds while it trains by reinforcement (``perform-rl-step``). [bytes].
 
@@ -179,7 +191,7 @@ def generator(asked: Setup) -> int:
         return 0
 
     def degree(name: str, trained: int) -> int:
-        return args.number(f"rl-inference-{name}-model-parallel-size", trained)
+        return max(1, args.number(f"rl-inference-{name}-model-parallel-size", trained))
 
     trained = asked.degrees
     degrees = replace(
@@ -193,9 +205,9 @@ def generator(asked: Setup) -> int:
     idle = args.flag("rl-offload-inference-model-weights-when-idle")
     if own and not (idle and args.text("rl-inference-model-unified-memory-level", "0") == "0"):
         total += ceil_div(share.num_params, degrees.pipeline) * element
-    size = float(args.text("inference-dynamic-batching-buffer-size-gb") or DYNAMIC_BUFFER) * GIB
+    size = int(args.real("inference-dynamic-batching-buffer-size-gb", DYNAMIC_BUFFER) * GIB)
     if args.text("rl-kv-cache-management-mode", "persist") == "persist":
-        total += int(size)
+        total += size
     width = sum(
         part.num_kv_heads * (part.head_dim + part.value_dim)
         for layer in share.main.layers
@@ -203,7 +215,7 @@ def generator(asked: Setup) -> int:
         if isinstance(part, Attention)
     )
     block = ceil_div(width, degrees.pipeline) * element * DYNAMIC_BLOCK
-    requests = args.number("inference-dynamic-batching-max-requests", int(size) // max(1, block))
+    requests = args.number("inference-dynamic-batching-max-requests", size // max(1, block))
     if args.text("cuda-graph-impl") == "local":
         total += 2 * requests * asked.architecture.main.vocab_size * element
     return total
@@ -214,4 +226,4 @@ def scores_vocabulary(asked: Setup) -> bool:
     return asked.settings.objective not in WITHOUT_VOCABULARY
 
 
-__all__ = ["companions", "generator", "rollout", "scores_vocabulary", "unknown_companions"]
+__all__ = ["companions", "gathered_for_generation", "generator", "rollout", "scores_vocabulary", "unknown_companions"]

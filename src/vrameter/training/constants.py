@@ -30,6 +30,7 @@ class Constants(msgspec.Struct, frozen=True):
     fill: Slack
     samples: Slack
     nccl: Slack
+    nccl_group: Slack
     context: Slack
 
 

@@ -155,6 +155,11 @@ def _adapters(asked: Setup) -> None:
                                           finetuning=settings.finetuning),
             tr('Use {"finetuning": "peft"}, or method lora.'),
         )  # fmt: skip
+    if method == "adapter_v2" and asked.stack.program != "litgpt":
+        raise _no(
+            "settings.adapter.method", tr("'%(value)s' is LitGPT's own.", value=method),
+            tr('Use {"engine": "litgpt"}, or method lora.'),
+        )  # fmt: skip
 
 
 def _batches(asked: Setup) -> None:
@@ -278,7 +283,11 @@ def _idle(asked: Setup) -> Iterator[str]:
         if getattr(request.parallelism, name) not in (1, False) and idle(asked):
             yield f"parallelism.{name}"
     settings = asked.settings
-    if settings.recompute == "selective" and settings.recompute_policy != "op" and asked.stack.program != "megatron":
+    if (
+        settings.recompute == "selective"
+        and settings.recompute_policy not in ("op", "layer")
+        and asked.stack.program != "megatron"
+    ):
         yield "recompute selective"
     kinds = {each.kind for each in asked.architecture.loaded}
     for part in settings.freeze:

@@ -365,7 +365,7 @@ class Graph:
                     weight.cast = cast
         element = compute or (x.element if weight.unpacked else max(x.element, weight.element))
         keep_weight = cast if x.slot is not None else None
-        kept = self.op([x], element=weight.keeps_input) if weight.keeps_input else x
+        kept = self.cast(x, weight.keeps_input) if weight.keeps_input else x
         again = weight.unpacked
         if weight.unpacking and x.slot is not None and self.keeps:
             self.touch(weight.unpacking)

@@ -73,7 +73,7 @@ class Holding:
         adapter = setup.adapters.use(component.kind, tensor) if setup.adapters else None
         return Use(
             element=element, trained=trained, grad_element=recipe.gradient,
-            unpacked=tensor.size * recipe.numbers.compute if packed else 0,
+            unpacked=tensor.size * recipe.numbers.compute * setup.stack.unpacks if packed else 0,
             keeps_input=setup.stack.packed_keeps_input if packed else int(self.multiplies_in_float8(tensor)), adapter=adapter,
             unpacking=tensor.size * SHIFTS if packed and (setup.plan.quantization or "").startswith("gptq") else 0,
         )  # fmt: skip

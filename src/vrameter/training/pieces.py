@@ -87,7 +87,11 @@ class Pieces:
         """Whether Transformer Engine runs cuDNN's attention: on Hopper, and where kernels need not be deterministic on Blackwell."""
         setup = self.setup
         device, args = setup.ask.device, setup.megatron
-        if setup.stack.program != "megatron" or (args is not None and args.text("attention-backend") == "flash"):
+        # ms-swift's Megatron asks for FlashAttention by default.
+        backend = (
+            args.text("attention-backend") if args is not None else {"megatron-swift": "flash"}.get(setup.stack.name)
+        )
+        if setup.stack.program != "megatron" or backend == "flash":
             return False
         capability = float(device.compute_capability or 0) if device is not None else 9
         return 9 <= capability < 10 or (capability >= 10 and not (args is not None and args.flag("deterministic-mode")))
@@ -208,7 +212,7 @@ class Pieces:
         args = self.setup.megatron
         if args is None or not args.flag("fine-grained-activation-offloading"):
             return frozenset()
-        return frozenset(args.text("offload-modules").strip("[]").split())
+        return frozenset(args.words("offload-modules"))
 
     @cached_property
     def ranks(self) -> int:
@@ -541,9 +545,9 @@ class Pieces:
     def buckets(self) -> int:
         """Copies of gradients on their way between devices. [bytes].
 
-        Data parallelism copies all of them to buckets once; ZeRO reduces a bucket of `h * h` numbers at a time and keeps a second
-        one filling. Where a configuration says a size, a buffer of it stands whatever is trained, and below stage 3 a second one
-        where reduction overlaps the backward pass. FSDP reduces one layer's at a time, in fp32 where parameters are.
+        Data parallelism copies all of them to buckets once; ZeRO's third stage reduces a bucket of `h * h` numbers at a time
+        and keeps a second one filling, or one buffer of the size that a configuration states; FSDP reduces one layer's at a
+        time, in fp32 where parameters are.
         """
         setup, degrees = self.setup, self.setup.degrees
         if degrees.data * degrees.context == 1 or setup.stack.program == "megatron":
@@ -552,15 +556,34 @@ class Pieces:
         trained += self.holding.adapter_parameters * setup.recipe.weight
         if degrees.zero:
             width = setup.architecture.main.hidden_size
-            usual = setup.stack.zero_bucket if degrees.zero < 3 or setup.stack.name == "deepspeed" else 0
-            if bucket := setup.settings.reduce_bucket_size or usual:
-                buffers = 2 if setup.settings.overlap_grad_reduce and degrees.zero < 3 else 1
-                return buffers * bucket * setup.recipe.gradient
+            if degrees.zero < 3:
+                return 0
+            if setup.settings.reduce_bucket_size:
+                return setup.settings.reduce_bucket_size * setup.recipe.gradient
             return min(2 * trained, 2 * width * width * setup.recipe.gradient)
         if degrees.fsdp:
             layers = max((piece.gathered for piece in self.all if piece.name == "layer"), default=0)
             return layers // setup.recipe.numbers.compute * (setup.recipe.numbers.compute + 4) if setup.full else 0
         return trained
+
+    @cached_property
+    def reducing(self) -> tuple[int, int, int]:
+        """Buffers of a fixed size through which ZeRO's first stages reduce gradients in the backward pass. [bytes].
+
+        Of the size that a configuration states, twice where communication overlaps. Without one as low as a square of the width,
+        which ``auto`` means, and as high as two buffers.
+        DeepSpeed 0.16, ``runtime/zero/stage_1_and_2.py``: ``backward_prologue``, ``reduce_bucket_size``.
+        """
+        setup = self.setup
+        if not 1 <= setup.degrees.zero < 3 or setup.stack.program != "transformers":
+            return 0, 0, 0
+        if setup.settings.reduce_bucket_size:
+            stated = setup.settings.reduce_bucket_size * setup.recipe.numbers.compute
+            stated *= 2 if setup.settings.overlap_grad_reduce else 1
+            return stated, stated, stated
+        size = setup.stack.zero_bucket * setup.recipe.numbers.compute
+        least = setup.architecture.main.hidden_size**2 * setup.recipe.numbers.compute
+        return min(least, size), size, 2 * size
 
     @cached_property
     def broadcast(self) -> int:

@@ -108,6 +108,9 @@ class Degrees:
 MODULES = ("core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts")
 OTHER_MODULES = ("gdn_norm_out", "gdp_in_proj", "gdp_qkv", "mhc")
 # FSDP's ways that shard weights, all its ways, and names for none of them.
+# Mixed precision, and the numbers of weights under DeepSpeed (accelerate 1.15, ``accelerator.py``: no autocast with it;
+# DeepSpeed 0.17, ``runtime/engine.py``: the module is cast).
+HALF = {"bf16-mixed": "bf16", "fp16-mixed": "fp16"}
 _WHOLE = ("full_shard", "fsdp", "fsdp1", "fsdp2", "optim_grads_params", "hybrid_shard", "hsdp", "full")
 FSDP = (*_WHOLE, "shard_grad_op")
 UNSHARDED = ("no_shard", "ddp", "none")
@@ -183,11 +186,14 @@ def setup(ask: Ask) -> Setup:
     """
     given: TrainingSettings = check(TrainingSettings, _typed(ask.request.settings), path="settings.")
     found = stack(ask.request.engine, ask.request.engine_version)
-    settings, assumed = _with_defaults(given, found)
+    stated = given_fields(given) | {name for name, value in ask.request.settings.items() if value is not None}
+    settings, assumed = _with_defaults(given, found, stated)
     settings = _micro_batch(_with_arguments(settings, ask), found, ask)
     architecture = untied(ask.architecture) if found.unties else ask.architecture
     if settings.objective in SCORED:
         architecture = headless(architecture)
+    elif settings.mtp_num_layers:
+        architecture = looking_ahead(architecture)
     if settings.finetuning == "freeze":
         architecture = last_layers(architecture, settings.num_trainable_layers or 2)
     rule = optimizer(settings.optimizer)
@@ -235,6 +241,17 @@ def headless(architecture: Architecture) -> Architecture:
     )
 
 
+@lru_cache(maxsize=64)
+def looking_ahead(architecture: Architecture) -> Architecture:
+    """Return a model whose layers for multi-token prediction, which a plain loader skips, are loaded and trained."""
+    return replace(
+        architecture,
+        components=tuple(
+            replace(each, loaded=True) if each.kind == "mtp" else each for each in architecture.components
+        ),
+    )
+
+
 TRAINED = "trained"
 
 
@@ -272,9 +289,9 @@ def last_layers(architecture: Architecture, count: int) -> Architecture:
     return replace(architecture, components=tuple(components))
 
 
-def _with_defaults(given: TrainingSettings, found: Stack) -> tuple[TrainingSettings, dict[str, Any]]:
-    """Return settings with the stack's defaults, and which were filled in."""
-    assumed = {name: value for name, value in found.defaults.items() if name not in given_fields(given)}
+def _with_defaults(given: TrainingSettings, found: Stack, stated: set[str]) -> tuple[TrainingSettings, dict[str, Any]]:
+    """Return settings with the stack's defaults where the request is silent, and which were filled in."""
+    assumed = {name: value for name, value in found.defaults.items() if name not in stated}
     settings = msgspec.structs.replace(given, **assumed)
     if settings.ref_model is None and settings.objective in found.unreferenced:
         assumed["ref_model"] = False
@@ -315,7 +332,7 @@ def _with_arguments(settings: TrainingSettings, ask: Ask) -> TrainingSettings:
         text = args.text(name.replace("_", "-"))
         if text and getattr(settings, name) is None:
             changes[name] = float(text)
-    modules = args.text("recompute-modules").strip("[]").split()
+    modules = args.words("recompute-modules")
     if modules and not settings.recompute_modules:
         changes["recompute_modules"] = modules
     if settings.gradient_dtype is None:
@@ -359,7 +376,8 @@ def _degrees(ask: Ask, found: Stack) -> Degrees:
             hint=tr("Use parallelism.data %(data)s, or leave it out.", data=data),
         )  # fmt: skip
     shares = asked.tensor * data * asked.context
-    expert_tensor = asked.expert_tensor or (1 if shares % (asked.expert * asked.tensor) else asked.tensor)
+    follows = 1 if shares % (asked.expert * asked.tensor) else asked.tensor
+    expert_tensor = asked.expert_tensor or found.expert_tensor or follows
     if asked.tensor * data * asked.context % (asked.expert * min(expert_tensor, asked.tensor)):
         raise RequestError(
             tr(
@@ -369,9 +387,9 @@ def _degrees(ask: Ask, found: Stack) -> Degrees:
             field="parallelism.expert",
             hint=tr("Use a divisor of tensor x data x context."),
         )  # fmt: skip
-    silent = data > 1 and asked.fsdp is None and asked.zero_stage == 0
+    silent = data > 1 and asked.fsdp is None and asked.zero_stage is None
     fsdp = asked.fsdp.lower() if asked.fsdp else found.fsdp if silent else None
-    zero = found.zero_stage if silent else asked.zero_stage
+    zero = found.zero_stage if silent else asked.zero_stage or 0
     model = ask.request.model
     args = Arguments(model["megatron_args"] if isinstance(model, dict) and "megatron_args" in model else {})
     return Degrees(
@@ -462,6 +480,9 @@ def _recipe(
     if ask.request.dtype is None and full and precision in ("fp32", "bf16-mixed", "fp16-mixed"):
         stored = 4
     base = eager_recipe(precision, stored=stored, full=full, autocast=settings.autocast)
+    if degrees.zero and full and precision in HALF:
+        # DeepSpeed holds half-precision weights and fp32 masters, and accelerate leaves autocast off for it.
+        base = eager_recipe(HALF[precision], stored=2, full=True, autocast=False)
     if degrees.fsdp and precision in ("bf16-mixed", "fp16-mixed", "fp8") and full:
         # FSDP's mixed precision: shards as they are stored, layers put together and run in half precision.
         base = replace(base, numbers=Numbers(2, 2))

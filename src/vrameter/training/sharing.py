@@ -220,7 +220,7 @@ def in_flight(setup: Setup, number: int, virtual: int, layers: int) -> int:
         return min(batches, count - number) * layers
     group = count
     if setup.megatron is not None:
-        group = setup.megatron.number("microbatch-group-size-per-virtual-pipeline-stage", count)
+        group = max(1, setup.megatron.number("microbatch-group-size-per-virtual-pipeline-stage", count))
     turns = turn_layers(setup, number, virtual, layers)
     passes = min(batches * virtual, (count - number - 1) * 2 + (virtual - 1) * group + 1)
     return sum(turns[index // group % virtual] for index in range(passes))
@@ -235,7 +235,7 @@ def turn_layers(setup: Setup, number: int, virtual: int, layers: int) -> list[in
     turns = [whole // virtual + (index < whole % virtual) for index in range(virtual)]
     turns[0] -= before
     turns[-1] -= behind
-    return turns
+    return [max(0, turn) for turn in turns]
 
 
 def micro_batches(setup: Setup) -> int:

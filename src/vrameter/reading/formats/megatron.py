@@ -81,6 +81,36 @@ SHAPE = [
     "num_virtual_stages_per_pipeline_rank",
     "decoder_first_pipeline_num_layers",
     "decoder_last_pipeline_num_layers",
+    "moe_grouped_gemm",
+    "no_gradient_accumulation_fusion",
+    "moe_token_dispatcher_type",
+    "moe_expert_capacity_factor",
+    "moe_router_dtype",
+    "moe_router_force_load_balancing",
+    "tp_comm_overlap",
+    "fp8_param_gather",
+    "num_distributed_optimizer_instances",
+    "no_use_layer_wise_param_layout",
+    "grad_reduce_in_bf16",
+    "main_grads_dtype",
+    "exp_avg_dtype",
+    "cross_entropy_fusion_impl",
+    "deterministic_mode",
+    "microbatch_group_size_per_virtual_pipeline_stage",
+    "mamba_num_heads",
+    "fine_grained_activation_offloading",
+    "offload_modules",
+    "perform_rl_step",
+    "cuda_graph_impl",
+    "inference_dynamic_batching_buffer_size_gb",
+    "inference_dynamic_batching_max_requests",
+    "rl_kv_cache_management_mode",
+    "rl_inference_tensor_model_parallel_size",
+    "rl_inference_pipeline_model_parallel_size",
+    "rl_inference_expert_model_parallel_size",
+    "rl_inference_expert_tensor_model_parallel_size",
+    "rl_offload_inference_model_weights_when_idle",
+    "rl_inference_model_unified_memory_level",
 ]
 
 TABLE: Table = {
@@ -120,7 +150,7 @@ TABLE: Table = {
         "weight_decay adam_beta1 adam_beta2 adam_eps clip_grad init_method_std seed train_iters train_samples start_weight_decay "
         "end_weight_decay weight_decay_incr_style lr_wsd_decay_style rotary_base rotary_percent rope_scaling_factor use_rope_scaling "
         "norm_epsilon rampup_batch_size moe_aux_loss_coeff moe_router_load_balancing_type moe_z_loss_coeff moe_router_score_function "
-        "moe_router_bias_update_rate moe_router_topk_scaling_factor moe_router_dtype moe_router_group_topk moe_router_num_groups "
+        "moe_router_bias_update_rate moe_router_topk_scaling_factor moe_router_group_topk moe_router_num_groups "
         "moe_router_pre_softmax initial_loss_scale loss_scale min_loss_scale loss_scale_window hysteresis squared_relu "
         "rotary_seq_len_interpolation_factor mtp_loss_scaling_factor use_rotary_position_embeddings no_rope_fusion "
         "attention_softmax_in_fp32 override_opt_param_scheduler use_checkpoint_opt_param_scheduler mscale mscale_all_dim beta_fast beta_slow "
@@ -156,16 +186,16 @@ TABLE: Table = {
               "input_image_path gt_path output_path num_partitions partition_id num_prompt_examples flash_decode"),
     **ignored(
         "unmodelled",
-        "moe_grouped_gemm moe_token_dispatcher_type moe_expert_capacity_factor moe_pad_expert_input_to_capacity moe_permute_fusion "
-        "moe_enable_deepep overlap_param_gather overlap_moe_expert_parallel_comm tp_comm_overlap enable_cuda_graph external_cuda_graph "
-        "distribute_saved_activations fp8_amax_history_len fp8_amax_compute_algo fp8_param_gather fp8_margin fp8_recipe num_distributed_optimizer_instances "
+        "moe_pad_expert_input_to_capacity moe_permute_fusion "
+        "moe_enable_deepep overlap_param_gather overlap_moe_expert_parallel_comm enable_cuda_graph external_cuda_graph "
+        "distribute_saved_activations fp8_amax_history_len fp8_amax_compute_algo fp8_margin fp8_recipe "
         "main_params_dtype ddp_bucket_size moe_use_legacy_grouped_gemm "
         "no_masked_softmax_fusion no_bias_gelu_fusion no_bias_swiglu_fusion no_bias_dropout_fusion cp_comm_type "
-        "moe_layer_recompute cross_entropy_fusion_impl moe_shared_expert_overlap apply_layernorm_1p "
-        "microbatch_group_size_per_virtual_pipeline_stage overlap_* no_overlap_* moe_* fp8_* fp4_* cuda_graph_* te_rng_tracker no_* use_te "
+        "moe_layer_recompute moe_shared_expert_overlap apply_layernorm_1p "
+        "overlap_* no_overlap_* moe_* fp8_* fp4_* cuda_graph_* te_rng_tracker no_* use_te "
         "freeze_ViT freeze_LM pixel_shuffle use_tiling max_num_tiles use_thumbnail num_frames encoder_seq_length padded_vocab_size "
-        "mamba_num_heads window_size enable_gpt_oss fsdp_* use_fused_weighted_squared_relu cp_* hierarchical_context_parallel_sizes "
-        "fine_grained_activation_offloading offload_modules reuse_grad_buf_for_mxfp8_param_ag exp_avg_sq_dtype store_param_remainders "
+        "window_size enable_gpt_oss fsdp_* use_fused_weighted_squared_relu cp_* hierarchical_context_parallel_sizes "
+        "reuse_grad_buf_for_mxfp8_param_ag exp_avg_sq_dtype store_param_remainders "
         "vision_* img_embedding_idx disable_* bias_* gradient_accumulation_fusion masked_softmax_fusion megatron_fsdp_* mtp_*",
     ),
 }  # fmt: skip

@@ -44,6 +44,8 @@ class Stack:
         Whether "all-linear" means the experts' matrices as well.
     packed_keeps_input
         Size of the numbers in which products with 4-bit matrices keep their inputs; 0: they keep none. [bytes]
+    unpacks
+        Copies of a 4-bit matrix that stand while it is unpacked: two where its own numbers are not those that are computed with.
     packs_head
         Whether a quantisation on loading takes the output layer as well.
     repeats_kv
@@ -54,10 +56,13 @@ class Stack:
         Whether the loss copies the logits to cut the last position off (transformers before 4.45).
     holds_output
         Whether the loop still names the model's output in the backward pass, so that the logits stay.
+    expert_tensor
+        Devices that split each expert where the request is silent; 0: as many as split the other matrices.
     documents
         Documents of a reranker's sample: one that answers the query and those that do not.
     zero_bucket
-        Numbers of the buffer through which ZeRO's first stages reduce gradients; 0: the square of the width.
+        Numbers of the buffers through which ZeRO's first stages reduce gradients: what DeepSpeed assumes, or the stack's own
+        configuration says.
     early
         Whether it ran on torch before 2.1: a context with every kernel loaded, and AdamW's second copy of all parameters.
     limits
@@ -94,6 +99,7 @@ class Stack:
     gradients: str = "fresh"
     adapts_experts: bool = False
     packed_keeps_input: int = 0
+    unpacks: int = 1
     packs_head: bool = False
     unties: bool = False
     holds_back: tuple[str, ...] = ()
@@ -102,8 +108,9 @@ class Stack:
     fused_steps: bool = False
     shifts_logits: bool = False
     holds_output: bool = False
+    expert_tensor: int = 0
     documents: int = 1
-    zero_bucket: int = 0
+    zero_bucket: int = 500_000_000
     early: bool = False
     limits: bool = False
     hoards: bool = False

@@ -8,9 +8,12 @@ References
 .. [3] Megatron-LM, ``core/optimizer/distrib_optimizer.py``: ``_copy_model_grads_to_main_grads``.
 .. [4] Megatron-LM, ``core/optimizer/optimizer_config.py``: ``store_param_remainders``, on by default, with Transformer Engine 2.1;
        ``--exp-avg-dtype`` and ``--main-grads-dtype`` are fp32 by default.
+.. [5] modelscope/ms-swift, ``Megatron-SWIFT/Command-line-parameters.md``: ``expert_tensor_parallel_size``.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from vrameter.settings.training import TrainingSettings
 from vrameter.training.programs.scene import Numbers
@@ -26,11 +29,10 @@ STACKS = {
         gradients="buffer",
         defaults=_DEFAULTS,
         adapts_experts=True,
-        limits=name == "megatron-swift",
-        documents=8 if name == "megatron-swift" else 1,
     )
-    for name in ("megatron", "megatron-bridge", "megatron-swift")
+    for name in ("megatron", "megatron-bridge")
 }
+STACKS["megatron-swift"] = replace(STACKS["megatron"], name="megatron-swift", limits=True, expert_tensor=1, documents=8)
 
 
 def recipe(name: str, precision: str, settings: TrainingSettings, *, mixture: bool) -> Recipe:

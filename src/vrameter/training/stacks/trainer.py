@@ -8,7 +8,7 @@ References
        ms-swift 3.9 and 4.6, ``arguments``: the Trainer's own; Unsloth 2026.10, ``models/llama.py``.
 .. [2] modelscope/ms-swift, ``swift/config/zero2.json``: ``reduce_bucket_size``, no overlap; ``BestPractices/Reranker.md``:
        one positive and seven negative documents.
-       DeepSpeed 0.18, ``runtime/zero/config.py``: 5e8 unless transformers fills "auto" with the square of the width.
+       DeepSpeed 0.18, ``runtime/zero/config.py``: 5e8 where none is stated; transformers fills "auto" with the square of the width.
 .. [3] AnswerDotAI/fsdp_qlora, ``train.py``.
 .. [4] transformers 5.23, ``trainer.py``, and accelerate, ``accelerator.py``: ``no_sync`` for all micro-batches of a step but the last.
 """
@@ -24,8 +24,8 @@ _HELD = ("fsdp1", "fsdp2")
 STACKS = {
     "transformers": Stack("transformers", limits=True, holds_back=_HELD, defaults=_TRAINER),
     "trl": Stack("trl", limits=True, holds_back=_HELD, tiles_loss=True, unreferenced=("grpo",), defaults={**_TRAINER, "loss": "fused"}),
-    "deepspeed": Stack("deepspeed", limits=True, zero_stage=2, zero_bucket=500_000_000, defaults={**_TRAINER, "optimizer": "adam"}),
-    "axolotl": Stack("axolotl", limits=True, holds_back=_HELD, defaults={**_TRAINER, "attn_implementation": "flash_attention_2"}),
+    "deepspeed": Stack("deepspeed", limits=True, zero_stage=2, defaults={**_TRAINER, "optimizer": "adam"}),
+    "axolotl": Stack("axolotl", limits=True, holds_back=_HELD, zero_bucket=1_000_000_000, defaults={**_TRAINER, "attn_implementation": "flash_attention_2"}),
     "llama-factory": Stack("llama-factory", limits=True, holds_back=_HELD, defaults=_TRAINER),
     "ms-swift": Stack("ms-swift", limits=True, holds_back=_HELD, documents=8, zero_bucket=200_000_000, defaults=_TRAINER),
     "unsloth": Stack(

@@ -33,6 +33,11 @@ DEFAULTS: list[tuple[str, str, dict[str, Any], str]] = [
         "axolotl 0.19.0: utils/config/__init__.py",
     ),
     (
+        "axolotl", "base_model: a/b\ngradient_checkpointing: true\nselective_checkpointing: true\n",
+        {"settings.recompute": "selective", "settings.recompute_policy": "attention"},
+        "axolotl 0.19.0: utils/schemas/training.py, SelectiveCheckpointingConfig.save",
+    ),
+    (
         "axolotl", "base_model: a/b\nrl: grpo\n", {"settings.ref_model": False, "settings.objective": "grpo"},
         "axolotl 0.19.0 hands beta on to TRL 1.9, whose default is 0",
     ),

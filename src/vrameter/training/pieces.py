@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Tensor
+from vrameter.model.architecture import Attention, Component, FeedForward, LatentAttention, Layer, Tensor
 from vrameter.model.megatron import image_tokens
 from vrameter.training import losses
 from vrameter.training.companions import scores_vocabulary
@@ -326,7 +326,7 @@ class Pieces:
             return False
         if settings.recompute_policy == "layer":
             return (number + 1) % (asked or 1) == 0
-        return settings.recompute_policy == "op"
+        return settings.recompute_policy in ("op", "attention")
 
     @cached_property
     def prompts(self) -> bool:
@@ -424,9 +424,13 @@ class Pieces:
         setup = self.setup
         settings = setup.settings
         made = self._layer_cost(component, layer, input_grad=input_grad, bare=bare, prompted=prompted)
-        by_operation = settings.recompute == "selective" and settings.recompute_policy == "op"
+        policy = settings.recompute_policy if settings.recompute == "selective" else None
         recomputed = self.recomputes(0, 1) if recomputed is None else recomputed
-        kept = given + (self._kept_products(layer, component.hidden_size) if by_operation else 0)
+        kept = given
+        if policy == "op":
+            kept += self._kept_products(layer, component.hidden_size)
+        elif policy == "attention":
+            kept += self._kept_attention(layer)
         return Piece(
             "layer", made, given, recomputed=recomputed,
             kept_input=0 if settings.activation_offload else kept,
@@ -481,6 +485,16 @@ class Pieces:
                 total += part.intermediate_size * max(1, part.num_experts_per_token)
                 total += 0 if self.setup.settings.compile else width
         return total * self.tokens // self.ranks * self.setup.recipe.numbers.compute
+
+    def _kept_attention(self, layer: Layer) -> int:
+        """Return what recompute of all but attention keeps: its output and the sums of its softmax. [bytes]."""
+        compute = self.setup.recipe.numbers.compute
+        total = sum(
+            part.num_heads * (part.value_dim * compute + 4)
+            for part in layer.parts
+            if isinstance(part, (Attention, LatentAttention))
+        )
+        return total * self.tokens // self.ranks
 
     @cached_property
     def prefetched(self) -> int:

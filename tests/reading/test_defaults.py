@@ -192,6 +192,35 @@ def test_bad_values_name_their_key(kind: str, text: str, key: str) -> None:
     assert caught.value.hint
 
 
+def test_a_regular_expression_stays_one() -> None:
+    pattern = r"model.language_model.layers.[\d]+.(mlp|self_attn).(up|down|gate|q|k|v|o)_proj"
+    reading = read_text(f"base_model: a/b\nadapter: lora\nlora_target_modules: '{pattern}'\n", name="a.yml")
+    assert at(reading, "settings.adapter.targets") == pattern
+    listed = read_text("base_model: a/b\nadapter: lora\nlora_target_modules: [q_proj, v_proj]\n", name="a.yml")
+    assert at(listed, "settings.adapter.targets") == ["q_proj", "v_proj"]
+
+
+def test_experts_need_devices_of_their_own() -> None:
+    """Two devices share each matrix, and eight the experts: eight, not sixteen; a second stage doubles them."""
+    text = "--model a/b --tensor_model_parallel_size 2 --expert_model_parallel_size 8"
+    assert at(read_text(text, name="a", format="megatron-swift"), "num_devices") == 8
+    text += " --pipeline_model_parallel_size 2"
+    assert at(read_text(text, name="a", format="megatron-swift"), "num_devices") == 16
+
+
+def test_sharding_by_fsdp_takes_the_distributed_optimizers_place() -> None:
+    text = "--num-layers 2 --hidden-size 64 --use-distributed-optimizer --use-megatron-fsdp --data-parallel-sharding-strategy optim_grads_params"
+    assert at(read_text(text, name="a", format="megatron"), "parallelism") == {"fsdp": "full_shard"}
+
+
+@pytest.mark.parametrize("value", ["0.5", "0.55"])
+def test_a_share_of_memory_is_a_number(value: str) -> None:
+    reading = read_text(
+        f"swift rlhf --rlhf_type grpo --model a/b --use_vllm true --vllm_mode colocate --vllm_gpu_memory_utilization {value}"
+    )
+    assert at(reading, "settings.rollout_memory_utilization") == float(value)
+
+
 # -- scripts ---------------------------------------------------------------------------------------------
 
 

@@ -111,7 +111,7 @@ TABLE: Table = {
     "reward_model_path": to("settings.reward_model", name),
     "reward_model_name_or_path": to("settings.reward_model", name),
     "num_generations": to("settings.num_generations", positive),
-    "vllm_gpu_memory_utilization": to("settings.rollout_memory_utilization"),
+    "vllm_gpu_memory_utilization": to("settings.rollout_memory_utilization", real),
     "vllm_enable_sleep_mode": to("settings.rollout_sleep", switch),
     **together(
         "max_seq_length max_length max_seq_len block_size model_max_length max_prompt_length max_completion_length beta loss_type "

@@ -12,7 +12,12 @@ from vrameter.render.markdown import response_markdown
 from vrameter.render.text import folded, plain_columns, response_text
 from vrameter.units import format_bytes
 
-NO_FIT = {"task": "training", "model": "llama-3.1-8b", "device": "rtx-4090", "settings": {"advise": True}}
+NO_FIT = {
+    "task": "training",
+    "model": "llama-3.1-8b",
+    "device": "rtx-4090",
+    "settings": {"advise": True, "micro_batch": 2},
+}
 STAGES = {
     "task": "training", "model": "qwen3-30b-a3b", "engine": "megatron", "device": "16xh100", "parallelism": {"pipeline": 4, "tensor": 2},
     "settings": {"advise": True},

@@ -101,8 +101,8 @@ def test_parameters(method: str, fields: dict[str, Any], targets: list[str], cas
         method, matrices, rank=rank_of(method, fields), element=4 if cast else 2, options=options_of(method, fields)
     )
     assert size.trained == trained(adapted)
-    if method == "shira":
-        return  # its places are no buffers
+    if method in ("shira", "adalora"):
+        return  # places and averages that are no buffers
     # BOFT's permutations wait in host memory until a pass needs them.
     kept = {
         each.untyped_storage().data_ptr(): each.untyped_storage().nbytes()
@@ -301,3 +301,101 @@ def test_norms() -> None:
     )
     answer = adapters_of({"finetuning": "peft", "adapter": {"method": "ln_tuning"}})
     assert answer == 2 * trained(model)
+
+
+SMALL = {
+    "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2,
+    "vocab_size": 128, "head_dim": 16,
+}  # fmt: skip
+GPT = {"n_embd": 64, "n_head": 4, "n_layer": 2, "vocab_size": 128}
+MIXED = {**SMALL, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+# model type, its sizes, targets, target parameters
+NAMED: list[tuple[str, dict[str, Any], Any, list[str]]] = [
+    ("phi3", {**SMALL, "pad_token_id": 0}, ["qkv_proj", "gate_up_proj"], []), ("phi3", {**SMALL, "pad_token_id": 0}, "all-linear", []),
+    ("gpt2", GPT, ["c_attn", "c_proj", "c_fc"], []), ("gpt2", GPT, ["wte", "lm_head"], []),
+    ("gpt_neox", {**SMALL, "num_key_value_heads": 4}, ["query_key_value", "dense"], []),
+    ("falcon", {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 128}, ["query_key_value"], []),
+    ("gemma3_text", SMALL, "all-linear", []), ("qwen3_moe", MIXED, "all-linear", []),
+    ("qwen3_moe", MIXED, ["q_proj", "gate_proj", "up_proj", "down_proj"], []),
+    ("qwen3_moe", MIXED, [], ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]),
+    ("mixtral", {**SMALL, "num_local_experts": 4}, [], ["experts.gate_up_proj"]),
+    ("gpt_oss", {**SMALL, "num_local_experts": 4, "num_experts_per_tok": 2, "layer_types": ["full_attention"] * 2}, [],
+     ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model_type", "sizes", "targets", "parameters"), NAMED)
+def test_names_of_other_families(model_type: str, sizes: dict[str, Any], targets: Any, parameters: list[str]) -> None:
+    made = transformers.AutoConfig.for_model(model_type, **sizes)
+    model = transformers.AutoModelForCausalLM.from_config(made)
+    values = {name: value for name, value in made.to_dict().items() if value is not None}
+    values["architectures"] = [type(model).__name__]
+    lora = peft.LoraConfig(r=4, target_modules=targets, target_parameters=parameters or None, task_type="CAUSAL_LM")
+    expected = trained(peft.get_peft_model(model, lora))
+    adapter = {"rank": 4, "dtype": "fp32", "targets": targets, "target_parameters": parameters}
+    answer = estimate(
+        {"task": "training", "model": {"config": values}, "engine": "transformers", "device": "a100-sxm-80gb", "dtype": "bf16",
+         "settings": {"finetuning": "lora", "precision": "bf16", "seq_len": 16, "adapter": adapter}}
+    )  # fmt: skip
+    assert sum(item["bytes"] for item in answer["devices"][0]["items"] if item["term"] == "adapters") == 4 * expected
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_beside_a_four_bit_matrix(dropout: float) -> None:
+    bnb = pytest.importorskip("bitsandbytes")
+    net = Bare()
+    net.linear = bnb.nn.Linear4bit(INPUTS, OUTPUTS, bias=False, quant_type="nf4", compute_dtype=torch.bfloat16)
+    net.is_loaded_in_4bit = True
+    model = peft.get_peft_model(
+        net.to("cpu"), peft.LoraConfig(r=4, target_modules=["linear"], lora_dropout=dropout)
+    ).train()
+    x = torch.randn(SEQS, ROWS // SEQS, INPUTS, dtype=torch.bfloat16, requires_grad=True).clone()
+    with live_bytes.LiveBytes([*model.parameters(), *model.buffers(), x]) as alive:
+        y = model(x)
+        kept = alive.now - y.nbytes
+    use = AdapterUse(4, 4, dropout=dropout)
+    ours = beside(
+        use, inputs=INPUTS, outputs=OUTPUTS, rows=ROWS, element=2, unpacked=2 * INPUTS * OUTPUTS, mask_element=4
+    )
+    assert ours.saved == kept
+
+
+WHOLE: list[tuple[str, Any, dict[str, Any]]] = [
+    ("lora", lambda m: peft.LoraConfig(r=4, target_modules=FEW), {"rank": 4, "targets": FEW, "dtype": "fp32"}),
+    ("all", lambda m: peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"),
+     {"rank": 4, "targets": "all-linear", "dtype": "fp32"}),
+    ("oft", lambda m: peft.OFTConfig(oft_block_size=32, target_modules=FEW), {"method": "oft", "targets": FEW, "dtype": "fp32"}),
+    ("norms", lambda m: peft.LNTuningConfig(target_modules=["input_layernorm", "post_attention_layernorm", "norm"]),
+     {"method": "ln_tuning"}),
+    ("prompt", lambda m: peft.PromptTuningConfig(num_virtual_tokens=16, task_type="CAUSAL_LM"),
+     {"method": "prompt_tuning", "num_virtual_tokens": 16, "dtype": "fp32"}),
+    ("prefix", lambda m: peft.PrefixTuningConfig(num_virtual_tokens=16, task_type="CAUSAL_LM"),
+     {"method": "prefix_tuning", "num_virtual_tokens": 16, "dtype": "fp32"}),
+    ("beside", lambda m: peft.AdaptionPromptConfig(adapter_len=5, adapter_layers=m.config.num_hidden_layers, task_type="CAUSAL_LM"),
+     {"method": "adaption_prompt", "num_virtual_tokens": 5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "made", "adapter"), WHOLE, ids=[each[0] for each in WHOLE])
+def test_what_a_layer_keeps(name: str, made: Any, adapter: dict[str, Any]) -> None:
+    """The third layer of a model in training adds as much as the estimate says."""
+    alive, kept = [], []
+    for layers in (2, 3):
+        model = toy(num_hidden_layers=layers)
+        model.config.use_cache = False
+        model = peft.get_peft_model(model, made(model)).train()
+        ids = torch.randint(0, 100, (SEQS, 64))
+        with live_bytes.LiveBytes([*model.parameters(), *model.buffers(), ids]) as counted:
+            held = model(input_ids=ids, labels=ids)
+            alive.append(counted.now)
+        del held
+        answer = estimate(
+            {"task": "training", "model": {"config": {**config(), "num_hidden_layers": layers}}, "engine": "transformers",
+             "device": "a100-sxm-80gb", "dtype": "bf16",
+             "settings": {"finetuning": "peft", "precision": "bf16", "seq_len": 64, "micro_batch": SEQS, "adapter": adapter}}
+        )  # fmt: skip
+        items = answer["devices"][0]["items"]
+        kept.append(
+            sum(item["bytes"] for item in items if item["term"] == "activations" and "backward" in item["phases"])
+        )
+    assert kept[1] - kept[0] == alive[1] - alive[0]

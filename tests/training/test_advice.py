@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import vrameter
 from vrameter.engines.choice import PIPELINES
+from vrameter.errors import VrameterError
 from vrameter.training.proposals import ACTIVATIONS_TO_HOST, BITSANDBYTES, STEPS_IN_BACKWARD, TRAINERS
 from vrameter.training.stacks import MODULES
 
@@ -94,7 +95,10 @@ def test_promises_hold_for_every_stack(
         engine=engine, num_devices=devices, finetuning=finetuning, micro_batch=batch, seq_len=length, optimizer=optimizer,
         grad_accumulation=steps, device=device,
     )  # fmt: skip
-    answer = advised(asked)
+    try:
+        answer = advised(asked)
+    except VrameterError:
+        return  # an optimizer on whole matrices where the stack splits them, or steps that cannot be put off
     for change in answer.get("changes", []):
         assert used(vrameter.estimate(applied(asked, change))) == change["peak_bytes"], change["change"]
 
@@ -107,10 +111,12 @@ def test_promises_hold_for_every_stack(
     st.sampled_from(["adamw_torch", "lion", "muon", "sgd"]),
 )
 def test_changes_are_those_of_the_stack(engine: str, devices: int, finetuning: str, optimizer: str) -> None:
-    answer = advised(
-        request("llama-3.1-8b", engine=engine, num_devices=devices, finetuning=finetuning, optimizer=optimizer)
-    )
-    for change in answer["changes"]:
+    asked = request("llama-3.1-8b", engine=engine, num_devices=devices, finetuning=finetuning, optimizer=optimizer)
+    try:
+        answer = advised(asked)
+    except VrameterError:
+        return
+    for change in answer.get("changes", []):
         if change.get("num_devices", devices) == 1:
             degrees = change.get("parallelism", {})
             assert not degrees.get("fsdp")
@@ -132,7 +138,7 @@ def test_changes_are_those_of_the_stack(engine: str, devices: int, finetuning: s
 
 
 def test_where_no_change_fits_alone_those_that_fit_together_are_told() -> None:
-    answer = advised(request("llama-3.1-8b", engine="transformers"))
+    answer = advised(request("llama-3.1-8b", engine="transformers", micro_batch=2))
     alone = [change for change in answer["changes"] if "together" not in change]
     joint = [change for change in answer["changes"] if "together" in change]
     assert not any(change["fits"] for change in alone)
@@ -174,3 +180,10 @@ def test_no_advice_without_asking() -> None:
     answer = vrameter.estimate(request())
     assert "changes" not in answer
     assert "limits" not in answer
+
+
+def test_a_mac_is_advised_what_runs_there() -> None:
+    for change in advised(request("llama-3.1-8b", device="m3-max-64gb"))["changes"]:
+        assert "quantization" not in change
+        assert not change.get("parallelism")
+        assert "8bit" not in change.get("settings", {}).get("optimizer", "")

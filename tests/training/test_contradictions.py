@@ -285,6 +285,13 @@ def test_no_sharding_where_a_stack_shards_by_itself(engine: str) -> None:
     assert state[1] == pytest.approx(8 * state[0], rel=1e-6)
 
 
+@pytest.mark.parametrize(("device", "precision", "told"), [("t4", "bf16-mixed", True), ("t4", "fp16-mixed", False),
+                                                            ("a100-sxm-80gb", "fp8", True), ("h100", "fp8", False), ("h100", "bf16-mixed", False)])  # fmt: skip
+def test_numbers_that_a_device_has_not_are_told(device: str, precision: str, told: bool) -> None:
+    answer = vrameter.estimate(request(device=device, precision=precision))
+    assert any("has no arithmetic in" in warning for warning in answer["warnings"]) == told
+
+
 def test_an_engine_that_writes_answers_is_missed() -> None:
     assert any(
         "rollout_memory_utilization" in warning for warning in vrameter.estimate(request(objective="grpo"))["warnings"]
@@ -329,7 +336,7 @@ DEGREES = some({
     "zero_stage": st.integers(0, 3), "fsdp": st.sampled_from([None, "full_shard", "fsdp2", "shard_grad_op", "hybrid_shard", "no_shard"]),
     "offload": st.sampled_from([None, "optimizer", "cpu", "parameters", "all"]),
 })  # fmt: skip
-MODELS = ["llama-3.2-1b", "qwen3-30b-a3b", "gpt2", "t5-base", "bert-base-uncased", "qwen2.5-vl-7b-instruct", "mamba-2.8b", "deepseek-v2-lite",
+MODELS = ["FLUX.1-dev", "stable-diffusion-xl-base-1.0", "llama-3.2-1b", "qwen3-30b-a3b", "gpt2", "t5-base", "bert-base-uncased", "qwen2.5-vl-7b-instruct", "mamba-2.8b", "deepseek-v2-lite",
           "vit-base-patch16-224", "whisper-small"]  # fmt: skip
 
 

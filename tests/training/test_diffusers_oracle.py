@@ -19,6 +19,7 @@ B, TEXT = 2, 24  # samples, tokens of text
 HEADS = {"num_attention_heads": 4, "attention_head_dim": 32}
 WIDTH = 128
 IMAGE = 48  # tokens of a picture
+SOUND = 12  # tokens of sound
 
 
 def _ids(rows: int, axes: int) -> Any:
@@ -39,6 +40,16 @@ FLUX = {**HEADS, "in_channels": 16, "joint_attention_dim": 64, "axes_dims_rope":
 FLUX2 = {**FLUX, "axes_dims_rope": (8, 8, 8, 8), "timestep_guidance_channels": 64, "guidance_embeds": False}
 HUNYUAN = {**HEADS, "in_channels": 4, "out_channels": 4, "text_embed_dim": 64, "pooled_projection_dim": 32, "rope_axes_dim": (8, 12, 12),
            "num_refiner_layers": 1, "guidance_embeds": False}  # fmt: skip
+AMUSED = {"hidden_size": WIDTH, "block_out_channels": 64, "in_channels": 64, "num_attention_heads": 4, "block_num_heads": 2,
+          "intermediate_size": 352, "encoder_hidden_size": 32, "cond_embed_dim": 32, "micro_cond_embed_dim": 160,
+          "micro_cond_encode_dim": 32, "vocab_size": 100, "codebook_size": 64, "use_bias": False}  # fmt: skip
+
+
+def _tokens() -> dict[str, Any]:
+    return {"input_ids": torch.randint(0, 99, (B, 8, 8)), "encoder_hidden_states": torch.randn(B, TEXT, 32),
+            "pooled_text_emb": torch.randn(B, 32), "micro_conds": torch.randn(B, 5)}  # fmt: skip
+
+
 # name: class, config, the count that varies, the others, list of blocks, tokens of picture, inputs
 CASES: dict[str, tuple[str, dict[str, Any], str, dict[str, int], str, int, Any]] = {
     "flux double": ("FluxTransformer2DModel", {**FLUX, "pooled_projection_dim": 32}, "num_layers", {"num_single_layers": 1},
@@ -97,6 +108,16 @@ CASES: dict[str, tuple[str, dict[str, Any], str, dict[str, int], str, int, Any]]
                 "num_kv_heads": 2, "cap_feat_dim": 64, "axes_dim_rope": (8, 12, 12), "axes_lens": (30, 32, 32), "sample_size": 16,
                 "multiple_of": 32, "ffn_dim_multiplier": None}, "num_layers", {}, "layers", 64,
                 lambda: _map(4, 16, 16, text=64, encoder_attention_mask=torch.ones(B, TEXT, dtype=torch.bool))),
+    "ltx2": ("LTX2VideoTransformer3DModel", {**HEADS, "in_channels": 16, "out_channels": 16, "cross_attention_dim": WIDTH,
+             "audio_in_channels": 8, "audio_out_channels": 8, "audio_num_attention_heads": 4, "audio_attention_head_dim": 16,
+             "audio_cross_attention_dim": 64, "caption_channels": 64}, "num_layers", {}, "transformer_blocks", IMAGE,
+             lambda: {"hidden_states": torch.randn(B, IMAGE, 16), "audio_hidden_states": torch.randn(B, SOUND, 8),
+                      "encoder_hidden_states": torch.randn(B, TEXT, 64), "audio_encoder_hidden_states": torch.randn(B, TEXT, 64),
+                      "timestep": torch.tensor([[1], [2]]), "encoder_attention_mask": torch.ones(B, TEXT, dtype=torch.long),
+                      "audio_encoder_attention_mask": torch.ones(B, TEXT, dtype=torch.long), "num_frames": 1, "height": 6,
+                      "width": 8, "audio_num_frames": SOUND}),
+    "amused": ("UVit2DModel", AMUSED, "num_hidden_layers", {"num_res_blocks": 1}, "transformer_layers", 64, _tokens),
+    "amused blocks": ("UVit2DModel", AMUSED, "num_res_blocks", {"num_hidden_layers": 1}, "res_blocks", 64, _tokens),
 }  # fmt: skip
 NUMBERS = {"bf16": ("bfloat16", 2, 0), "fp32": ("float32", 4, 0), "autocast": ("float32", 4, 2)}
 # Streams that change their numbers on the way through a block under autocast: within these shares.
@@ -105,15 +126,22 @@ TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 def counted(name: str, numbers: str, *, adapted: bool) -> int:
-    """Return what our program says that a block of a case keeps."""
-    class_name, config, _, others, blocks, tokens, _ = CASES[name]
-    _, element, auto = NUMBERS[numbers]
-    values = {"_class_name": class_name, **config, CASES[name][2]: 3, **others}
+    """Return what our programs say that the blocks keep which one more of a count brings."""
+    class_name, config, varied, others, blocks, tokens, _ = CASES[name]
+    values = {"_class_name": class_name, **config, varied: 3, **others}
     module = read_pipeline(values).modules[0]
-    component = next(each for each in module.architecture.components if each.layers_prefix.rpartition(".")[2] == blocks)
-    kind = kind_of(class_name, component, Config(values, path="config."))
+    lists = [each for each in module.architecture.components if each.layers_prefix.rpartition(".")[2] == blocks]
+    if name == "amused blocks":
+        lists = [each for each in module.architecture.components if each.layers_prefix != "transformer_layers"]
+    cfg = Config(values, path="config.")
+    return sum(_kept(name, class_name, component, cfg, tokens, numbers, adapted=adapted) for component in lists)
+
+
+def _kept(name: str, class_name: str, component: Any, cfg: Config, tokens: int, numbers: str, *, adapted: bool) -> int:
+    """Return what one block of a list keeps."""
+    _, element, auto = NUMBERS[numbers]
+    kind = kind_of(class_name, component, cfg)
     assert kind is not None
-    layer = component.layers[0]
     adapter = AdapterUse(4, 4)
 
     def use(tensor: Any) -> Use:
@@ -123,10 +151,12 @@ def counted(name: str, numbers: str, *, adapted: bool) -> int:
 
     text = 32 if name == "z-image" or name.startswith("auraflow") else TEXT  # registers, padding
     width = component.hidden_size
-    make = bench_maker(layer, use, samples=B, kind=kind, width=width, auto=auto, element=auto or element, steered=not adapted,
-                       time_width=min(WIDTH, 256) if name != "cogvideox" else 64, read=(B * text, WIDTH, not adapted))  # fmt: skip
+    make = bench_maker(component.layers[0], use, samples=B, kind=kind, width=width, auto=auto, element=auto or element,
+                       steered=not adapted, time_width=min(WIDTH, 256) if name != "cogvideox" else 64,
+                       read=(B * text, WIDTH, not adapted))  # fmt: skip
     rows = B * (tokens + (text if kind.streams == "both" else 0))
-    return block_cost(kind.program, make, rows=rows, text_rows=B * text if kind.streams == "joint" else 0, width=width,
+    beside = {"joint": (B * text, 0), "sound": (B * SOUND, 64)}.get(kind.streams, (0, 0))
+    return block_cost(kind.program, make, rows=rows, text_rows=beside[0], width=width, text_width=beside[1],
                       element=kind.element(auto, auto or element)).saved  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def test_layers_that_look_ahead_are_trained_where_they_are_asked_for() -> None:
     plain, ahead = ask("Qwen/Qwen3.5-4B", **asked), ask("Qwen/Qwen3.5-4B", mtp_num_layers=1, **asked)
     assert ahead["report"]["weights_bytes"] - plain["report"]["weights_bytes"] == 2 * 120_599_552
     assert ahead["report"]["steady_bytes"] - plain["report"]["steady_bytes"] == pytest.approx(
-        18 * 120_599_552, rel=0.01
+        18 * 120_599_552, rel=0.02
     )
 
 

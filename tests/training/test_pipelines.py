@@ -171,7 +171,6 @@ def test_changes_that_save_are_named_with_what_they_save() -> None:
         (SDXL, {"train_text_encoder": True, "precompute": True}, "settings.precompute", "train_text_encoder"),
         (SDXL, {"finetuning": "lora", "adapter": {"targets": ["to_qq"]}}, "settings.adapter.targets", "to_q"),
         ("stable-video-diffusion-img2vid-xt", {}, "model", "inference"),
-        ("LTX-2", {}, "model", "inference"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_told_with_a_next_step(model: str, settings: dict[str, Any], field: str, says: str) -> None:

@@ -34,6 +34,7 @@ def term_label(term: str) -> str:
         "gradients": tr("gradients"),
         "communication": tr("communication buffers"),
         "communicators": tr("NCCL's own memory"),
+        "cache": tr("encoded samples"),
         "optimizer_state": tr("optimizer state"),
     }
     return labels.get(term, term)

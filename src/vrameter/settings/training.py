@@ -124,6 +124,9 @@ class AdapterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     trainable_params: (
         Annotated[int, Meta(ge=0, le=2**50, description="parameters of the adapters, where they are known")] | None
     ) = None
+    prepare_kbit: Annotated[
+        bool, Meta(description="widen what is not quantised to fp32, as prepare_model_for_kbit_training does")
+    ] = False
     options: Annotated[
         dict[str, bool | int | float | str | None],
         Meta(description="further fields of the method's configuration, under peft's names"),

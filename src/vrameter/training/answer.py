@@ -291,26 +291,32 @@ def _outputs(asked: Setup, pieces: Pieces) -> Lines:
     settings, vocab = asked.settings, asked.architecture.main.vocab_size
     if asked.stack.name != "transformers" or settings.packing or settings.loss != "full":
         return NO_LINES
+    # Samples are shorter than the longest; learned tokens stand before each of them all the same.
+    own = settings.micro_batch * pieces.sequences * -(-asked.length // asked.degrees.context)
     return Lines((
-        item("logits", held_logits_bytes, phases=PHASES[-2:], basis="calibrated", num_tokens=pieces.tokens, vocab_size=vocab,
-             element_bytes=asked.recipe.numbers.compute, thousandths=constants().fill.typical,
+        item("logits", held_logits_bytes, phases=PHASES[-2:], basis="calibrated", num_tokens=own, learned_tokens=pieces.tokens - own,
+             vocab_size=vocab, element_bytes=asked.recipe.numbers.compute, thousandths=constants().fill.typical,
              source="outputs of the last batch, which the loop still holds"),
     ))  # fmt: skip
 
 
-def held_logits_bytes(*, num_tokens: int, vocab_size: int, element_bytes: int, thousandths: int) -> int:
+def held_logits_bytes(
+    *, num_tokens: int, learned_tokens: int, vocab_size: int, element_bytes: int, thousandths: int
+) -> int:
     """Return the logits of a batch of the usual length.
 
     Formula::
 
-        num_tokens * vocab_size * element_bytes * thousandths // 1000
+        (num_tokens * thousandths // 1000 + learned_tokens) * vocab_size * element_bytes
 
     Parameters
     ----------
+    learned_tokens
+        Of learned prompts, which stand before every sequence. [tokens]
     thousandths
         Length of a usual batch in thousandths of the longest.
     """
-    return num_tokens * vocab_size * element_bytes * thousandths // 1000
+    return (num_tokens * thousandths // 1000 + learned_tokens) * vocab_size * element_bytes
 
 
 def _runtime(asked: Setup, alive: list[Item]) -> list[Item]:
@@ -542,6 +548,8 @@ def _adapter_element(asked: Setup) -> int:
     adapters = asked.adapters
     if adapters is None:
         return 0
+    if adapters.method == "adaption_prompt":
+        return asked.recipe.numbers.compute  # its prompts take the numbers of the projections
     first = next(iter(adapters.uses.values()), None) or next(iter(adapters.by_slot.values()), None)
     if first is not None:
         return first.element

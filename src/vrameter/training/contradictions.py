@@ -210,6 +210,13 @@ def notes(asked: Setup) -> list[str]:
     idle = list(dict.fromkeys(_idle(asked)))
     if idle:
         found.append(tr("Without effect on this estimate: %(names)s.", names=", ".join(idle)))
+    device, precision = asked.ask.device, asked.settings.precision or ""
+    narrow = precision.removesuffix("-mixed")
+    if device is not None and narrow in ("bf16", "fp8") and device.supports.get(narrow) is False:
+        found.append(
+            tr("settings.precision: %(device)s has no arithmetic in %(value)s; fp16-mixed takes as much as bf16-mixed.",
+               device=device.name, value=narrow)
+        )  # fmt: skip
     degrees = asked.ask.request.parallelism
     if asked.ask.num_devices == 1 and (degrees.zero_stage or (degrees.fsdp or "none").lower() in FSDP):
         name = "zero_stage" if degrees.zero_stage else "fsdp"

@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 TOKENS, PAIRS, FIXED, SHARED = range(4)
 # Smaller tensors stay on the device: a million numbers of two bytes. [bytes] [Megatron-LM, min_offloaded_tensor_size]
 LEAST_OFFLOADED = 2**21
+# What a product with a frozen matrix keeps where it keeps its input without copying it.
+ITSELF = -1
 
 
 class Storage:
@@ -100,7 +102,7 @@ class Weight:
         Bytes that unpacking it for one matrix product takes, 0 where it is stored as it is used. [bytes]
     keeps_input
         Size of the numbers in which a product with it keeps a copy of its input though the matrix is frozen; 0: it keeps
-        none. [bytes]
+        none; `ITSELF`: it keeps the input itself. [bytes]
     unpacking
         Bytes that unpacking takes on the way, where a plain product with the unpacked matrix keeps it for the backward
         pass; 0 where it is unpacked again there. [bytes]
@@ -365,7 +367,7 @@ class Graph:
                     weight.cast = cast
         element = compute or (x.element if weight.unpacked else max(x.element, weight.element))
         keep_weight = cast if x.slot is not None else None
-        kept = self.cast(x, weight.keeps_input) if weight.keeps_input else x
+        kept = self.cast(x, weight.keeps_input) if weight.keeps_input > 0 else x
         again = weight.unpacked
         if weight.unpacking and x.slot is not None and self.keeps:
             self.touch(weight.unpacking)
@@ -546,4 +548,4 @@ class Graph:
             slot.grad = Storage(self, held.bytes)
 
 
-__all__ = ["Graph", "Region", "Slot", "Storage", "Value", "Weight"]
+__all__ = ["ITSELF", "Graph", "Region", "Slot", "Storage", "Value", "Weight"]

@@ -11,7 +11,8 @@ from vrameter.memory.optimizer import Parameter
 from vrameter.memory.torch_allocator import uncut_bytes
 from vrameter.memory.weight_plan import Stored
 from vrameter.model.architecture import Architecture, Component, Layer, Tensor
-from vrameter.model.formats import Format
+from vrameter.model.formats import Format, plain
+from vrameter.training.graph import ITSELF
 from vrameter.training.programs.scene import Use
 from vrameter.training.setup import TRAINED, Setup
 from vrameter.units import ceil_div
@@ -74,7 +75,7 @@ class Holding:
         return Use(
             element=element, trained=trained, grad_element=recipe.gradient,
             unpacked=tensor.size * recipe.numbers.compute * setup.stack.unpacks if packed else 0,
-            keeps_input=setup.stack.packed_keeps_input if packed else int(self.multiplies_in_float8(tensor)), adapter=adapter,
+            keeps_input=self._keeps_input(component, tensor) if packed else int(self.multiplies_in_float8(tensor)), adapter=adapter,
             unpacking=tensor.size * SHIFTS if packed and (setup.plan.quantization or "").startswith("gptq") else 0,
         )  # fmt: skip
 
@@ -85,6 +86,12 @@ class Holding:
             setup.settings.precision == "fp8" and setup.stack.program == "megatron" and len(tensor.shape) > 1
             and tensor.role not in ("embedding", "head", "router") and tensor.slot not in _OUTSIDE
         )  # fmt: skip
+
+    def _keeps_input(self, component: Component, tensor: Tensor) -> int:
+        """Return in which numbers a product with a quantised matrix keeps its input: LLM.int8() keeps the input itself."""
+        setup = self.setup
+        plan = (setup.plan.quantization or "").lower()
+        return ITSELF if plan.startswith("bnb-int8") else setup.stack.packed_keeps_input
 
     def format(self, component: Component, layer: int | None, tensor: Tensor) -> Format | None:
         """Return the format of a quantised tensor, None where it is stored plainly."""
@@ -197,6 +204,8 @@ class Holding:
         packed = self.format(component, index, tensor)
         if packed is not None and tensor.slot == "head":
             return ((packed, tensor.shape),)
+        if self.setup.widened and packed is None and not tensor.buffer:
+            return ((plain("fp32"), tensor.shape),)
         return self.setup.plan.stored(component, index, tensor)
 
     @cached_property

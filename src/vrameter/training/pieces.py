@@ -28,7 +28,17 @@ from vrameter.units import ceil_div
 
 # Costs kept for the next question about the same layer. They hold it, so that its id stays its own.
 REMEMBERED = 512
-_COSTS: dict[tuple[object, ...], tuple[Layer, Cost]] = {}
+_COSTS: dict[tuple[object, ...], tuple[object, Cost]] = {}
+
+
+def remembered(key: tuple[object, ...], held: object, make: Callable[[], Cost]) -> Cost:
+    """Return a cost, made once for a key; `held` is what the key names by its id, which lives as long."""
+    known = _COSTS.get(key)
+    if known is None:
+        if len(_COSTS) >= REMEMBERED:
+            _COSTS.clear()
+        known = _COSTS[key] = (held, make())
+    return known[1]
 
 
 @dataclass(frozen=True)
@@ -238,7 +248,7 @@ class Pieces:
     @cached_property
     def all(self) -> tuple[Piece, ...]:
         """The pieces of one forward pass, in order."""
-        found = tower_pieces(self) if self.seen else []
+        found = tower_pieces(self, remembered) if self.seen else []
         bodies = [
             component
             for component in self.holding.share.loaded
@@ -387,7 +397,7 @@ class Pieces:
         """Return what adapters of embeddings keep, and what passes beside. [bytes].
 
         A low-rank one keeps the rows of its first matrix and makes the output in its own numbers; trained rows are put
-        into a copy of the whole table. Learned keys and values stand for all layers at once.
+        into a copy of the whole table. Learned keys and values of all layers are one tensor, which passes.
         """
         adapters, main = self.setup.adapters, self.holding.share.main
         if adapters is None:
@@ -405,9 +415,8 @@ class Pieces:
         if prompt is not None and prompt.place == "keys" and component is main:
             width = next((part.num_kv_heads * part.head_dim for layer in main.layers for part in layer.parts
                           if isinstance(part, Attention)), 0)  # fmt: skip
-            kept += (
-                self.setup.settings.micro_batch * self.sequences * prompt.tokens * prompt.layers * 2 * width * element
-            )
+            count = self.setup.settings.micro_batch * self.sequences * prompt.tokens * prompt.layers
+            passing += count * 2 * width * element
         return kept, passing
 
     def _layer(
@@ -446,17 +455,13 @@ class Pieces:
             id(layer), component.kind, component.name, self.rows(component), self.length(component), setup.length, input_grad,
             self.accumulates, self.kernels, self.traits(component), self.signature, bare, prompted,
         )  # fmt: skip
-        known = _COSTS.get(key)
-        if known is not None:
-            return known[1]
-        made = cost(
-            lambda scene, x: self.program.layer(scene, layer, x), self.scene(component, bare, prompted=prompted), width=component.hidden_size,
-            element=setup.recipe.numbers.residual, rows=self.rows(component), accumulates=self.accumulates, input_grad=input_grad,
+        return remembered(
+            key, layer,
+            lambda: cost(
+                lambda scene, x: self.program.layer(scene, layer, x), self.scene(component, bare, prompted=prompted), width=component.hidden_size,
+                element=setup.recipe.numbers.residual, rows=self.rows(component), accumulates=self.accumulates, input_grad=input_grad,
+            ),
         )  # fmt: skip
-        if len(_COSTS) >= REMEMBERED:
-            _COSTS.clear()
-        _COSTS[key] = (layer, made)
-        return made
 
     @cached_property
     def signature(self) -> tuple[object, ...]:

@@ -69,20 +69,20 @@ class Proposal:
     rules_out: tuple[str, ...] = ()
 
     def goes_with(self, other: Proposal) -> bool:
-        """Say whether both can be made together."""
-        return self.kind != other.kind and self.kind not in other.rules_out and other.kind not in self.rules_out
+        """Say whether both can be made together: neither rules the other out nor sets what the other sets otherwise."""
+        if self.kind == other.kind or self.kind in other.rules_out or other.kind in self.rules_out:
+            return False
+        return all(self.settings[name] == other.settings[name] for name in self.settings.keys() & other.settings.keys())
 
 
 def proposals(asked: Setup) -> list[Proposal]:
     """Return the changes that the stack of a request has and that the request does not have already."""
-    found = [
-        *_activations(asked),
-        *_kernels(asked),
-        *_optimizers(asked),
-        *_batches(asked),
-        *_trained(asked),
-        *_shards(asked),
-    ]
+    found = [*_activations(asked), *_batches(asked)]
+    device = asked.ask.device
+    if device is None or device.vendor != "apple":  # where neither bitsandbytes nor DeepSpeed nor Triton's kernels run
+        found += [*_kernels(asked), *_optimizers(asked), *_trained(asked), *_shards(asked)]
+    else:
+        found += [each for each in _trained(asked) if "quantization" not in each.fields]
     return [
         each
         for each in found

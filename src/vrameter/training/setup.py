@@ -49,6 +49,8 @@ TRAINABLE_FORMATS = (
 UNTRAINABLE = ("mxfp4",)
 # Objectives whose classes have a score in place of the output layer (``AutoModelForSequenceClassification``).
 SCORED = ("sequence-classification", "reward")
+# Quantised bases of which peft's preparation widens the rest: not those of GPTQ, AQLM, EETQ, HQQ and torchao.
+WIDENED = ("bnb", "awq", "nf4", "fp4")
 FROZEN_NAMES = {
     "vit": ("vision", "audio"), "vision": ("vision",), "aligner": ("projector",), "projector": ("projector",), "audio": ("audio",),
     "llm": ("decoder", "head"), "encoder": ("encoder",),
@@ -149,6 +151,13 @@ class Setup:
     def full(self) -> bool:
         """Whether the base model itself is trained."""
         return self.adapters is None
+
+    @cached_property
+    def widened(self) -> bool:
+        """Whether what is not quantised was widened to fp32 (peft's ``prepare_model_for_kbit_training``)."""
+        asked = self.settings.adapter
+        packed = (self.plan.quantization or "").lower().startswith(WIDENED)
+        return self.adapters is not None and asked is not None and asked.prepare_kbit and packed
 
     @property
     def local_length(self) -> int:
@@ -452,6 +461,7 @@ def _adapters(
     return adapting(
         architecture, asked, magnitude=settings.finetuning == "dora", element=element, experts=found.adapts_experts,
         frozen=frozen, slots_only=found.program == "litgpt", base_element=own, before_021=found.peft_before_021,
+        renames=found.program == "transformers" and not found.adapts_experts,
     )  # fmt: skip
 
 
@@ -489,6 +499,9 @@ def _recipe(
     master = {"fp32": 4, "bf16": 2, "fp16": 2}.get(settings.master_weights or "", 0)
     if degrees.zero and full and not master and base.weight == 2:
         master = 4
+    widened = settings.adapter is not None and settings.adapter.prepare_kbit and not full
+    if widened and (plan.quantization or "").lower().startswith(WIDENED):
+        base = replace(base, frozen=4, numbers=Numbers(base.numbers.compute, 4, base.numbers.autocast))
     changes: dict[str, Any] = {"master": 0 if master == base.weight else master}
     if settings.gradient_dtype:
         changes["gradient"] = SIZES[settings.gradient_dtype]

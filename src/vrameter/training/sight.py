@@ -31,6 +31,8 @@ from vrameter.units import ceil_div
 if TYPE_CHECKING:
     from vrameter.training.pieces import Pieces
 
+# Makes a cost once for a key that names what is held by its id.
+Remembered = Callable[[tuple[object, ...], object, Callable[[], Cost]], Cost]
 # Towers that turn heads though they learn positions as well.
 ROTATING = ("qwen3_vl", "qwen3_5", "qwen3_omni", "glm4v", "glm46v")
 # Bounds of a video processor, by the names that the environment gives them.
@@ -39,7 +41,7 @@ AREA, FRAMES = "VIDEO_MAX_PIXELS", "FPS_MAX_FRAMES"
 LEAST_TOKENS, MARGIN = 128, 105
 
 
-def tower_pieces(pieces: Pieces) -> list[Piece]:
+def tower_pieces(pieces: Pieces, remembered: Remembered) -> list[Piece]:
     """Return the pieces of a model's towers for what each sample shows; none where that is not asked."""
     settings = pieces.setup.settings
     if not pieces.holding.first or pieces.setup.megatron is not None:
@@ -48,7 +50,7 @@ def tower_pieces(pieces: Pieces) -> list[Piece]:
     for component in pieces.holding.share.loaded:
         seen = _patches(component, settings) if component.kind == "vision" else None
         if seen is not None:
-            found += _tower(pieces, component, *seen)
+            found += _tower(pieces, component, *seen, remembered)
     return found
 
 
@@ -91,7 +93,7 @@ def _whole(value: Any, name: str) -> int:
     )
 
 
-def _tower(pieces: Pieces, component: Component, grids: int, positions: int) -> list[Piece]:
+def _tower(pieces: Pieces, component: Component, grids: int, positions: int, remembered: Remembered) -> list[Piece]:
     setup, settings = pieces.setup, pieces.setup.settings
     element, width = setup.recipe.numbers.residual, component.hidden_size
     seqs = settings.micro_batch * pieces.sequences * grids
@@ -114,25 +116,33 @@ def _tower(pieces: Pieces, component: Component, grids: int, positions: int) -> 
     )
     again = (settings.vision_recompute or ("full" if settings.recompute == "full" else "none")) == "full"
 
-    def run(program: Callable[[Scene, Value], Value]) -> Cost:
-        made = cost(
-            program, scene, width=width, element=element, rows=rows, accumulates=pieces.accumulates, input_grad=learns
-        )
-        return made if learns else _unrecorded(made)
+    about = (component.name, rows, positions, learns, pieces.accumulates, pieces.kernels, traits, pieces.signature)
+
+    def run(program: Callable[[Scene, Value], Value], held: object, number: int) -> Cost:
+        def make() -> Cost:
+            made = cost(
+                program,
+                scene,
+                width=width,
+                element=element,
+                rows=rows,
+                accumulates=pieces.accumulates,
+                input_grad=learns,
+            )
+            return made if learns else _unrecorded(made)
+
+        return remembered(("tower", id(held), number, *about), held, make)
 
     given = rows * width * element
-    known: dict[int, Cost] = {}
     found = [_embedding(component, given)]
     for layer in component.layers:
-        if id(layer) not in known:
-            known[id(layer)] = run(_block(layer))
-        made = known[id(layer)]
+        made = run(_block(layer), layer, 0)
         found.append(
             Piece("layer", made, given, recomputed=learns and again, kept_input=given if learns else 0,
                   gathered=pieces.gathered(layer.num_params), gradients=made.gradients)
         )  # fmt: skip
-    for tensors in _bridges(pieces, component):
-        made = run(_bridge(tensors))
+    for number, tensors in enumerate(_bridges(pieces, component)):
+        made = run(_bridge(tensors), component, number)
         found.append(Piece("projector", made, given, gradients=made.gradients))
     return found
 

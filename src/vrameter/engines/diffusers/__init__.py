@@ -24,11 +24,13 @@ from vrameter.i18n import tr
 from vrameter.ledger import Item, Ledger, item
 from vrameter.memory import runtime
 from vrameter.memory.weights import weights_bytes
-from vrameter.model.diffusion.pipeline import DENOISERS, Pipeline
+from vrameter.model.diffusion.pipeline import AUTOENCODERS, DENOISERS, Pipeline
 from vrameter.search import largest_fitting
 from vrameter.settings.diffusers import DiffusersSettings
 from vrameter.spec import check
 
+# Pipelines whose autoencoder overflows in 16 bits. [diffusers 0.42.1: force_upcast]
+UPCAST = ("StableDiffusionXL", "Amused")
 MOST_SAMPLES = 2**16
 
 
@@ -122,7 +124,7 @@ class Run:
 
     @cached_property
     def vae(self) -> Loaded | None:
-        return next((each for each in self.modules if each.name == "vae"), None)
+        return next((each for each in self.modules if each.name in AUTOENCODERS), None)
 
     @cached_property
     def upcast(self) -> bool:
@@ -130,7 +132,7 @@ class Run:
         return (
             self.vae is not None
             and self.vae.plan.dtype == "fp16"
-            and self.pipeline.class_name.startswith("StableDiffusionXL")
+            and self.pipeline.class_name.startswith(UPCAST)
             and self.vae.module.cfg.flag("force_upcast", True)
         )
 

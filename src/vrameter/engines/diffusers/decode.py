@@ -47,12 +47,15 @@ class Constants(msgspec.Struct, frozen=True):
     checkpoint_slack, plain_slack, step_slack
         What the allocator holds beside what comes and goes, of that: in passes whose blocks run again, in other passes, and in the
         optimizer's step.
+    modelled
+        How wide the intervals of a step's activations and temporaries are.
     """
 
     convolution_workspace: Share
     checkpoint_slack: Share
     plain_slack: Share
     step_slack: Share
+    modelled: Share
 
 
 @lru_cache(maxsize=1)

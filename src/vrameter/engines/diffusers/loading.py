@@ -18,7 +18,7 @@ from vrameter.errors import UnknownNameError
 from vrameter.i18n import tr
 from vrameter.ledger import Item, item
 from vrameter.memory.weights import WeightPlan, weight_plan, weights_bytes
-from vrameter.model.diffusion.pipeline import DENOISERS, Module, Pipeline
+from vrameter.model.diffusion.pipeline import AUTOENCODERS, DENOISERS, Module, Pipeline
 from vrameter.model.dtypes import dtype as dtype_named
 from vrameter.model.gguf_types import gguf_format
 from vrameter.model.schemes import Scheme, parse
@@ -44,7 +44,7 @@ class Loaded:
         """The phase that it runs in."""
         if self.name in DENOISERS:
             return "denoise"
-        return "vae_decode" if self.name == "vae" else "text_encode"
+        return "vae_decode" if self.name in AUTOENCODERS else "text_encode"
 
     @cached_property
     def kept_wide(self) -> int:
@@ -104,7 +104,7 @@ def loaded_modules(
                 field="settings.components",
                 otherwise=tr("Use one of: %(names)s.", names=", ".join(known)),
             )
-    whole = "vae" in chosen and any(name in chosen for name in DENOISERS)
+    whole = any(name in chosen for name in AUTOENCODERS) and any(name in chosen for name in DENOISERS)
     left_out = [name for name in known if whole and name not in chosen]
     if left_out:
         warnings.append(tr("Not among the components, and so not loaded: %(names)s.", names=", ".join(left_out)))

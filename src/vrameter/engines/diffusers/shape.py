@@ -24,7 +24,7 @@ DOUBLED = (
 PROMPTS = (
     ("Flux", 512), ("QwenImage", 512), ("ZImage", 512), ("StableDiffusion3", 333), ("StableDiffusion", 77), ("PixArt", 300),
     ("Sana", 300), ("CogVideoX", 226), ("LTX", 128), ("HunyuanVideo", 256), ("Wan", 512), ("Mochi", 256), ("Lumina", 256),
-    ("AuraFlow", 256), ("Chroma", 512), ("HunyuanImage", 1000),
+    ("AuraFlow", 256), ("Amused", 77), ("Chroma", 512), ("HunyuanImage", 1000),
 )  # fmt: skip
 # Frames and edges that a video pipeline makes where nothing else is said: frames, height, width.
 VIDEOS = (
@@ -102,7 +102,7 @@ def shape_of(pipeline: Pipeline, settings: DiffusersSettings) -> Shape:
 
 def _scales(pipeline: Pipeline, kind: str) -> tuple[int, int]:
     """Return pixels and frames per latent: of the autoencoder, or of the pipeline whose autoencoder is not recorded."""
-    vae = pipeline.module("vae")
+    vae = pipeline.autoencoder
     if vae is None:
         known = {"LTX": (32, 8), "Mochi": (8, 6), "Sana": (32, 1), "HunyuanImage": (32, 1), "HunyuanVideo15": (16, 4)}
         wan = {"Wan": (16, 4)}
@@ -125,6 +125,8 @@ def _patch(main: Module | None) -> tuple[int, int]:
     if main is None or main.name == "unet":
         return 1, 1
     cfg, kind = main.cfg, main.class_name
+    if kind == "UVit2DModel":
+        return 2 if cfg.flag("downsample", False) else 1, 1
     given = cfg.get("patch_size", 2)
     if isinstance(given, (list, tuple)):
         return int(given[-1]), int(given[0]) if len(given) == 3 else 1

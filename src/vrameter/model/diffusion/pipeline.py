@@ -21,6 +21,8 @@ from vrameter.model.diffusion.registry import MODULES, reader
 
 DENOISERS = ("transformer", "transformer_2", "unet")
 """Subfolders whose module runs at every step; of two transformers each runs for a part of the steps."""
+AUTOENCODERS = ("vae", "vqvae")
+"""Subfolders of what turns pictures into latents and back."""
 NOT_MODULES = ("scheduler", "tokenizer", "feature_extractor", "safety_checker", "processor")
 
 
@@ -48,6 +50,11 @@ class Pipeline(Architecture):
     def module(self, name: str) -> Module | None:
         """Return the module of a subfolder."""
         return next((module for module in self.modules if module.name == name), None)
+
+    @property
+    def autoencoder(self) -> Module | None:
+        """The module that turns pictures into latents and back."""
+        return next((module for module in self.modules if module.name in AUTOENCODERS), None)
 
 
 def is_pipeline(values: Mapping[str, Any]) -> bool:
@@ -95,7 +102,7 @@ def read_pipeline(values: Mapping[str, Any], *, name: str = "") -> Pipeline:
 
 
 def _subfolder(class_name: str) -> str:
-    if class_name.startswith("Autoencoder"):
+    if class_name.startswith(("Autoencoder", "VQModel")):
         return "vae"
     return "unet" if class_name.startswith("UNet") else "transformer"
 
@@ -145,4 +152,4 @@ def _placed(module: Module) -> tuple[Component, ...]:
     )
 
 
-__all__ = ["DENOISERS", "Module", "Pipeline", "is_pipeline", "read_pipeline"]
+__all__ = ["AUTOENCODERS", "DENOISERS", "Module", "Pipeline", "is_pipeline", "read_pipeline"]

@@ -26,7 +26,7 @@ MODULES = {
     "SanaTransformer2DModel": "crossed_transformers", "WanTransformer3DModel": "crossed_transformers",
     "LTXVideoTransformer3DModel": "crossed_transformers", "LTX2VideoTransformer3DModel": "crossed_transformers",
     "CogVideoXTransformer3DModel": "single_stream", "MochiTransformer3DModel": "joint_transformers",
-    "ZImageTransformer2DModel": "single_stream", "Lumina2Transformer2DModel": "single_stream",
+    "UVit2DModel": "masked", "VQModel": "masked", "ZImageTransformer2DModel": "single_stream", "Lumina2Transformer2DModel": "single_stream",
 }  # fmt: skip
 READERS: dict[str, Reader] = {}
 

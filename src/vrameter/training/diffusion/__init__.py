@@ -19,6 +19,7 @@ import msgspec
 
 from vrameter.engines import Answer, Ask
 from vrameter.engines.diffusers.decode import constants as diffusion_constants
+from vrameter.i18n import tr
 from vrameter.ledger import Basis, Item, Ledger, item
 from vrameter.memory import runtime
 from vrameter.model.diffusion.pipeline import Pipeline
@@ -91,8 +92,15 @@ def estimate(ask: Ask, pipeline: Pipeline) -> Answer:
         report=_report(run, ledger),
         limits=limits(run, partial(estimate, pipeline=pipeline)) if run.settings.advise else {},
         changes=changes(run, peak.used, partial(estimate, pipeline=pipeline)) if run.settings.advise else [],
-        warnings=run.asked.warnings,
+        warnings=(*run.asked.warnings, *_without_effect(run)),
     )
+
+
+def _without_effect(run: Run) -> list[str]:
+    """Return what the request says and the model does not do."""
+    if run.settings.recompute == "full" and run.module.class_name == "UVit2DModel":
+        return [tr("settings.recompute: diffusers' UVit2DModel runs no block again: its activations are all kept.")]
+    return []
 
 
 def ledger_of(run: Run) -> Ledger:
@@ -101,7 +109,7 @@ def ledger_of(run: Run) -> Ledger:
     course_ = course(pieces.all, prefetched=pieces.prefetched, held_gradients=pieces.accumulates)
     items = _standing(run)
     items += _moments(run, pieces, course_)
-    items += _around(run, items)
+    items += _around(run, pieces, items)
     return _without_idle(Ledger(PHASES, tuple(each for each in items if each.bytes or each.high)))
 
 
@@ -118,7 +126,7 @@ def _line(
 ) -> list[Item]:
     if not size:
         return []
-    spread = constants().modelled
+    spread = diffusion_constants().modelled
     low, high = (size * spread.low // 1000, size * spread.high // 1000) if basis == "modelled" else (size, size)
     return [item(term, held_bytes, phases=phases, source=source, basis=basis, note=note, low=low, high=high, size=size)]
 
@@ -205,7 +213,7 @@ def _moments(run: Run, pieces: Pieces, found: Course) -> list[Item]:
                 item("activations", held_bytes, phases=(phase,), basis="calibrated", low=low[phase], high=high[phase], size=size,
                      source="diffusers 0.42.1, transformers 5.23: the fullest stage of what encodes a batch")
             )  # fmt: skip
-    spread = constants().modelled
+    spread = diffusion_constants().modelled
     fresh = 0 if asked.settings.optimizer_in_backward or asked.settings.offload_gradients else found.gradients
     for phase, moment in (("forward", found.forward), ("loss", found.loss), ("backward", found.backward)):
         gradients = fresh and moment.gradients
@@ -250,12 +258,12 @@ def _adapter_gradients(run: Run) -> int:
     return sum(_static(holding).fresh_gradients.bytes for holding in _holdings(run))
 
 
-def _around(run: Run, alive: list[Item]) -> list[Item]:
+def _around(run: Run, pieces: Pieces, alive: list[Item]) -> list[Item]:
     """Return workspaces, the allocator's slack, the context, and NCCL's memory where several devices work together."""
     found: list[Item] = []
     for each in runtime.items(run.ask.device, phases=PHASES, first="text_encode", alive=alive):
         if each.term == "fragmentation":
-            found += _slack(run, alive)
+            found += _slack(run, pieces, alive)
         elif each.term == "workspace":
             found.append(
                 item("workspace", workspaces, phases=PHASES[1:], basis="modelled", handles=2, blas_workspace=each.bytes,
@@ -273,12 +281,12 @@ def _around(run: Run, alive: list[Item]) -> list[Item]:
     return found
 
 
-def _slack(run: Run, alive: list[Item]) -> list[Item]:
+def _slack(run: Run, pieces: Pieces, alive: list[Item]) -> list[Item]:
     """Return what the allocator holds beyond live tensors: beside what comes and goes, and in the segments of what stays."""
     known = diffusion_constants()
     found = []
     for phase in WORKING:
-        recomputes = run.settings.recompute == "full" and phase in ("forward", "loss", "backward")
+        recomputes = pieces.recomputes and phase in ("forward", "loss", "backward")
         share = known.step_slack if phase == "step" else known.checkpoint_slack if recomputes else known.plain_slack
         moving = sum(each.bytes for each in alive if phase in each.phases and each.term not in PLACED)
         found.append(

@@ -45,7 +45,7 @@ class Bench:
         The text that cross-attention reads: its tokens over all samples, its width, whether it requires a gradient.
     traits
         How a class differs: ``rotary`` (positions turn queries and keys), ``masked`` (it makes a
-        mask for itself), ``fp32-table``, ``fp32-text``, ``fp32-time``, ``fp32-stream`` (modulations, the text, the time step, what
+        mask for itself), ``square-mask`` (of all pairs of tokens, switches turned into numbers), ``fp32-table``, ``fp32-text``, ``fp32-time``, ``fp32-stream`` (modulations, the text, the time step, what
         flows from block to block are fp32 under autocast).
     crossed_head
         Width of one head of cross-attention, where it is another. [elements]
@@ -285,6 +285,9 @@ class Bench:
         if auto:
             q, k, v = (graph.cast(each, auto) for each in (q, k, v))
         sums = graph.new(q.rows, q.width // self.head_dim, 4)
+        if masks and "square-mask" in self.traits:
+            masks = k.rows // self.samples
+            graph.touch(2 * k.rows * masks)
         mask = graph.new(k.rows, masks, q.element) if masks else None
         out = graph.op([q, k, v], v.width, element=q.element, saves=[q, k, v, sums, mask], saves_output=True,
                        work=2 * q.bytes if q.element < 4 else 0)  # fmt: skip

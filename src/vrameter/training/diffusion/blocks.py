@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vrameter.model.architecture import Attention, Component, Layer, Tensor
 from vrameter.model.config import Config
-from vrameter.training.diffusion import crossed, joint
+from vrameter.training.diffusion import crossed, joint, masked
 from vrameter.training.diffusion.bench import Bench
 from vrameter.training.diffusion.joint import Streams
 from vrameter.training.graph import SHARED, Graph, Value
@@ -28,11 +28,15 @@ class Kind:
     streams
         ``joint``: picture and text beside each other; ``picture``: the picture alone, which may look at the text;
         ``text``: the text alone; ``both``: one stream of picture and text.
+        ``sound``: video beside a stream of sound, each of which looks at the text.
+    recomputed
+        Whether a checkpointed model runs these blocks again.
     """
 
     program: Program
     streams: str = "joint"
     traits: frozenset[str] = frozenset({"rotary"})
+    recomputed: bool = True
 
     def element(self, auto: int, element: int) -> int:
         """Return the size of one number that flows from block to block. [bytes]."""
@@ -40,6 +44,7 @@ class Kind:
 
 
 _PLAIN: frozenset[str] = frozenset()
+_WIDE_TEXT = frozenset({"fp32-text"})
 _WIDE_STREAM = frozenset({"fp32-stream"})
 _WIDE_TIME = frozenset({"rotary", "fp32-time"})
 _DOUBLE, _SINGLE = "transformer_blocks", "single_transformer_blocks"
@@ -59,20 +64,31 @@ KINDS: dict[tuple[str, str], Kind] = {
     ("AuraFlow", _SINGLE): Kind(joint.aura_flow, "both", _WIDE_STREAM), ("Mochi", _DOUBLE): Kind(joint.mochi),
     ("Lumina2", "layers"): Kind(crossed.lumina2, "both"), ("Lumina2", "noise_refiner"): Kind(crossed.lumina2, "picture"),
     ("Lumina2", "context_refiner"): Kind(crossed.lumina2, "text", frozenset({"rotary", "masked"})),
-    ("PixArt", _DOUBLE): Kind(crossed.pixart, "picture", _PLAIN), ("Sana", _DOUBLE): Kind(crossed.sana, "picture", frozenset({"fp32-text"})),
+    ("UVit2DModel", "transformer_layers"): Kind(masked.transformer, "picture", _WIDE_TEXT, recomputed=False),
+    ("UVit2DModel", "res_blocks"): Kind(masked.convolved, "picture", _PLAIN, recomputed=False),
+    ("UVit2DModel", "attention_blocks"): Kind(masked.attended, "picture", _WIDE_TEXT, recomputed=False),
+    ("PixArt", _DOUBLE): Kind(crossed.pixart, "picture", _PLAIN), ("Sana", _DOUBLE): Kind(crossed.sana, "picture", _WIDE_TEXT),
     ("Wan", "blocks"): Kind(crossed.wan, "picture", frozenset({"rotary", "fp32-table"})),
-    ("LTXVideo", _DOUBLE): Kind(crossed.ltx, "picture"), ("ZImage", "layers"): Kind(crossed.z_image, "both", _WIDE_TIME),
+    ("LTXVideo", _DOUBLE): Kind(crossed.ltx, "picture"), ("LTX2Video", _DOUBLE): Kind(crossed.ltx2, "sound"), ("ZImage", "layers"): Kind(crossed.z_image, "both", _WIDE_TIME),
     ("ZImage", "noise_refiner"): Kind(crossed.z_image, "picture", _WIDE_TIME),
     ("ZImage", "context_refiner"): Kind(crossed.z_image, "text", _WIDE_TIME),
 }  # fmt: skip
 
 
-def kind_of(class_name: str, component: Component, cfg: Config) -> Kind | None:
-    """Return how a list of blocks runs; None for one that has no program here."""
+def kind_of(class_name: str, component: Component, cfg: Config, *, square_masks: bool = False) -> Kind | None:
+    """Return how a list of blocks runs; None for one that has no program here.
+
+    Parameters
+    ----------
+    square_masks
+        Whether HunyuanVideo's attention is given a mask of all pairs of tokens, as before diffusers 0.33.
+    """
     stem = class_name.partition("Transformer")[0]
     found = KINDS.get((stem, component.layers_prefix.rpartition(".")[2]))
     if found is not None and stem == "CogVideoX" and not cfg.flag("use_rotary_positional_embeddings", False):
         return Kind(found.program, found.streams, _PLAIN)
+    if found is not None and stem == "HunyuanVideo" and square_masks and found.streams == "joint":
+        return replace(found, traits=found.traits | {"square-mask"})
     return found
 
 

@@ -205,4 +205,65 @@ def lumina2(bench: Bench, x: Value, text: Value | None) -> Streams:
     return graph.add(x, bench.times(out, graph.pointwise(gate2, keeps="output")) if gate2 is not None else out), text
 
 
-__all__ = ["basic", "ltx", "lumina2", "pixart", "sana", "wan", "z_image"]
+def ltx2(bench: Bench, x: Value, text: Value | None) -> Streams:
+    """Run LTX-2's block: a stream of video and one of sound, each over its own text, then each over the other."""
+    assert text is not None
+    sound = text
+    del text
+    graph = bench.graph
+    x_steps = bench.table("scale_shift_table", 6, x.width)
+    x = _ltx2_alone(bench, "attn1", x, x_steps)
+    sound_steps = bench.table("audio_scale_shift_table", 6, sound.width)
+    sound = _ltx2_alone(bench, "audio_attn1", sound, sound_steps)
+    x = graph.add(x, _ltx2_attended(bench, "attn2", bench.plain_rms(x), None))
+    sound = graph.add(sound, _ltx2_attended(bench, "audio_attn2", bench.plain_rms(sound), None))
+    normal, heard = bench.plain_rms(x), bench.plain_rms(sound)
+    own, other = (
+        [*bench.table(name, 4, width), *bench.table(name, 1, width)]
+        for name, width in (
+            ("video_a2v_cross_attn_scale_shift_table", x.width),
+            ("audio_a2v_cross_attn_scale_shift_table", sound.width),
+        )
+    )
+    out = _ltx2_attended(
+        bench, "audio_to_video_attn", bench.modulated(normal, own[0], own[1]), bench.modulated(heard, other[0], other[1])
+    )  # fmt: skip
+    x = graph.add(x, bench.times(out, own[4]))
+    out = _ltx2_attended(
+        bench, "video_to_audio_attn", bench.modulated(heard, other[2], other[3]), bench.modulated(normal, own[2], own[3])
+    )  # fmt: skip
+    sound = graph.add(sound, bench.times(out, other[4]))
+    del out, normal, heard
+    out = bench.perceptron(bench.modulated(bench.plain_rms(x), x_steps[4], x_steps[3]), "ff")
+    x = graph.add(x, bench.times(out, x_steps[5]))
+    out = bench.perceptron(bench.modulated(bench.plain_rms(sound), sound_steps[4], sound_steps[3]), "audio_ff")
+    return x, graph.add(sound, bench.times(out, sound_steps[5]))
+
+
+def _ltx2_alone(bench: Bench, name: str, x: Value, steps: list[Value]) -> Value:
+    """Run a stream's attention over itself."""
+    normal = bench.modulated(bench.plain_rms(x), steps[1], steps[0])
+    return bench.graph.add(x, bench.times(_ltx2_attended(bench, name, normal, normal), steps[2]))
+
+
+def _ltx2_attended(bench: Bench, name: str, x: Value, source: Value | None) -> Value:
+    """Run an attention over itself, over the other stream, or over the text, whose mask it makes for itself."""
+    masks = 0
+    if source is None:
+        tensor = bench.tensor(f"{name}.to_k")
+        assert tensor is not None
+        source = bench.shared(bench.read_rows, tensor.shape[-1], grad=bench.read_grad)
+        masks = bench.heads
+    q, k, v = _qkv(bench, name, x, source)
+    q, k = bench.rms(q, f"{name}.norm_q"), bench.rms(k, f"{name}.norm_k")
+    if not masks:
+        q = bench.turned(q)
+        k = bench.turned(k)
+    own = bench.head_dim
+    bench.head_dim = q.width // bench.heads
+    out = bench.attend(q, k, v, masks=masks)
+    bench.head_dim = own
+    return bench.linear(out, f"{name}.to_out.0")
+
+
+__all__ = ["basic", "ltx", "ltx2", "lumina2", "pixart", "sana", "wan", "z_image"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from vrameter.engines.diffusers.decode import convolution_bytes, residual_bytes
 from vrameter.engines.diffusers.encode import encode_bytes
 from vrameter.engines.diffusers.shape import Shape
-from vrameter.model.diffusion.pipeline import Module
+from vrameter.model.diffusion.pipeline import AUTOENCODERS, Module
 from vrameter.training.diffusion.run import Run
 
 # Frames of one pass of an encoder; others take a video whole.
@@ -61,7 +61,7 @@ def phases(run: Run, thousandths: int) -> dict[str, int]:
     if run.settings.precompute:
         return found
     for module, plan in run.frozen():
-        if module.name == "vae":
+        if module.name in AUTOENCODERS:
             found["vae_encode"] = map_bytes(module, run.shape, plan.compute_bytes, thousandths)
         elif module.name.startswith("text_encoder"):
             found["text_encode"] = max(found["text_encode"], encode_bytes(module, run.shape, plan.compute_bytes))

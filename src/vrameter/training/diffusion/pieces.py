@@ -11,8 +11,9 @@ import msgspec
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
 from vrameter.model.architecture import Component, Layer, Tensor
+from vrameter.training.diffusion import masked
 from vrameter.training.diffusion.bench import Bench
-from vrameter.training.diffusion.blocks import Kind, bench_maker, block_cost, kind_of
+from vrameter.training.diffusion.blocks import Kind, Program, bench_maker, block_cost, kind_of
 from vrameter.training.diffusion.joint import Streams
 from vrameter.training.diffusion.run import Run
 from vrameter.training.diffusion.unets import Placed, layout, step_cost
@@ -20,9 +21,12 @@ from vrameter.training.graph import Graph, Value, Weight
 from vrameter.training.programs.scene import Use
 from vrameter.training.simulate import Cost
 from vrameter.training.step import Piece
+from vrameter.units import ceil_div
 
 # Costs kept for the next question about the same block. They hold it, so that its id stays its own.
 REMEMBERED = 512
+# Tokens of LTX-2's sound and frames of its video in a second. [diffusers 0.42.1, pipeline_ltx2.py: 16 kHz, hops of 160, 4 to a token]
+SOUND_TOKENS, FRAMES = 25, 24
 _COSTS: dict[tuple[object, ...], tuple[object, Cost]] = {}
 
 
@@ -53,6 +57,11 @@ class Pieces:
     def recomputed(self) -> bool:
         """Whether blocks run again in the backward pass."""
         return self.run.settings.recompute == "full"
+
+    @cached_property
+    def recomputes(self) -> bool:
+        """Whether any of them does."""
+        return any(piece.recomputed for piece in self.all)
 
     @cached_property
     def accumulates(self) -> bool:
@@ -115,6 +124,8 @@ class Pieces:
         text = self._text()
         if self.run.module.name == "unet":
             return (*text, *self._maps())
+        if self.run.module.class_name == "UVit2DModel":
+            return (*text, *self._masked())
         found = [*text, self._embedding()]
         grad = self.steered or bool(text)
         components = self.run.holding.share.components
@@ -158,19 +169,20 @@ class Pieces:
     def _rows(self, kind: Kind) -> tuple[int, int]:
         """Return the tokens of picture and of text that enter a block, over all samples."""
         picture, text = self.run.shape.tokens, self.run.shape.text_tokens
+        sound = ceil_div(self.run.shape.frames * SOUND_TOKENS, FRAMES)
         return {
-            "joint": (self.samples * picture, self.samples * text), "picture": (self.samples * picture, 0),
-            "text": (self.samples * text, 0), "both": (self.samples * (picture + text), 0),
+            "sound": (self.samples * picture, self.samples * sound), "joint": (self.samples * picture, self.samples * text),
+            "picture": (self.samples * picture, 0), "text": (self.samples * text, 0), "both": (self.samples * (picture + text), 0),
         }[kind.streams]  # fmt: skip
 
     def _block(self, component: Component, layer: Layer, grad: bool) -> Piece:
         run, settings = self.run, self.run.settings
-        kind = kind_of(run.module.class_name, component, run.module.cfg)
+        kind = kind_of(run.module.class_name, component, run.module.cfg, square_masks=run.square_masks)
         if kind is None:
             raise unknown(run.module.class_name)
         rows, text_rows = self._rows(kind)
         element = kind.element(run.auto, run.element)
-        key = (id(layer), component.layers_prefix, rows, text_rows, grad, self.signature)
+        key = (id(layer), component.layers_prefix, run.square_masks, rows, text_rows, grad, self.signature)
 
         def make() -> Cost:
             cfg = run.module.cfg
@@ -186,9 +198,10 @@ class Pieces:
             )  # fmt: skip
 
         made = remembered(key, layer, make)
+        recomputed = self.recomputed and kind.recomputed
         given = (rows * component.hidden_size + text_rows * (_text_width(layer) or component.hidden_size)) * element
         return Piece(
-            "layer", made, given, recomputed=self.recomputed, kept_input=0 if settings.activation_offload else given,
+            "layer", made, given, recomputed=recomputed, kept_input=0 if settings.activation_offload else given,
             gathered=self.gathered(layer.num_params), gradients=self.fresh(component, tuple(layer.all_tensors)),
         )  # fmt: skip
 
@@ -219,6 +232,44 @@ class Pieces:
             program, make, rows=rows, text_rows=0, width=self.width, element=run.element, accumulates=True, steady=False,
         )  # fmt: skip
         return Piece("head", cost, rows * self.width * run.element)
+
+    def _masked(self) -> list[Piece]:
+        """Return the pieces of aMUSEd's denoiser: blocks of convolutions and of attention in turn, the transformer between them."""
+        run = self.run
+        main, *sides = run.holding.share.components
+        places = self.samples * run.shape.tokens
+        full = self.samples * run.shape.latent[1] * run.shape.latent[2]
+        channels = run.module.cfg.integer("in_channels", 768)
+        blocks = sides[0].hidden_size
+        found = [self._own(masked.embed, main, full, channels)]
+        grad = self.steered
+        for side in (sides[:2], sides[2:]):
+            for pair in zip(*(component.layers for component in side), strict=True):
+                for component, layer in zip(side, pair, strict=True):
+                    found.append(self._block(component, layer, grad))
+                    grad = grad or self._adapts(component, layer)
+            if side is sides[2:] or component is sides[3]:
+                break
+            found.append(self._own(masked.enter, main, places, blocks))
+            for layer in main.layers:
+                found.append(self._block(main, layer, grad))
+                grad = grad or self._adapts(main, layer)
+            found.append(self._own(masked.leave, main, places, main.hidden_size))
+        return [*found, replace(self._own(masked.predict, main, places, blocks), name="head")]
+
+    def _own(self, program: Program, component: Component, rows: int, width: int) -> Piece:
+        """Return a piece that runs a denoiser's own tensors on `rows` of a width."""
+        run = self.run
+        named = {tensor.name: tensor for tensor in component.tensors}
+        use = self.use(component)
+
+        def make(graph: Graph) -> Bench:
+            return Bench(graph, self.samples, named, use, auto=run.auto, element=run.element, steered=self.steered)
+
+        cost = block_cost(
+            program, make, rows=rows, text_rows=0, width=width, element=run.element, accumulates=self.accumulates, steady=False,
+        )  # fmt: skip
+        return Piece("embedding", cost, rows * width * run.element, gradients=cost.gradients)
 
     def _maps(self) -> list[Piece]:
         """Return the pieces of a UNet."""
@@ -319,12 +370,14 @@ def _time_width(class_name: str, component: Component, cfg: object) -> int:
 
 def _text_width(layer: Layer) -> int:
     """Return the width of a second stream that is narrower than the first; 0 where it is not."""
-    return next((tensor.shape[-1] for tensor in layer.all_tensors if tensor.name.endswith("add_q_proj.weight")), 0)
+    ends = ("add_q_proj.weight", "audio_attn1.to_q.weight")
+    return next((tensor.shape[-1] for tensor in layer.all_tensors if tensor.name.endswith(ends)), 0)
 
 
 def _read_width(layer: Layer, component: Component) -> int:
     """Return the width of the text that a block's cross-attention reads."""
-    found = (tensor.shape[-1] for tensor in layer.all_tensors if tensor.name == "attn2.to_k.weight")
+    readers = ("kv_mapper.weight", "attn2.to_k.weight")
+    found = (tensor.shape[-1] for name in readers for tensor in layer.all_tensors if tensor.name == name)
     return next(found, component.hidden_size)
 
 

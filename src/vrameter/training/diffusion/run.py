@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,16 +11,17 @@ from typing import Any
 import msgspec
 
 from vrameter.engines import Ask
+from vrameter.engines.diffusers import UPCAST
 from vrameter.engines.diffusers.shape import Shape, shape_of
 from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
 from vrameter.memory.weights import WeightPlan
-from vrameter.model.diffusion.pipeline import DENOISERS, Module, Pipeline
+from vrameter.model.diffusion.pipeline import AUTOENCODERS, DENOISERS, Module, Pipeline
 from vrameter.settings.diffusers import DiffusersSettings
 from vrameter.settings.training import AdapterSettings, TrainingSettings
 from vrameter.spec import check
 from vrameter.training.holdings import Holding
-from vrameter.training.setup import Setup, setup
+from vrameter.training.setup import Setup, given_fields, setup
 from vrameter.training.sharing import split
 
 FULL = ("full", "pretrain")
@@ -76,16 +78,28 @@ class Run:
         """Data type of what is frozen."""
         return self.ask.request.dtype or HALF.get(self.settings.precision or "", "bf16")
 
+    @cached_property
+    def square_masks(self) -> bool:
+        """Whether HunyuanVideo's masks span all pairs of tokens: before diffusers 0.33, which finetrainers took up with 0.1."""
+        first = {"diffusers": (0, 33), "finetrainers": (0, 1)}[self.asked.stack.name]
+        found = re.match(r"(\d+)\.(\d+)", self.ask.request.engine_version or "")
+        return found is not None and (int(found[1]), int(found[2])) < first
+
     def frozen(self) -> list[tuple[Module, WeightPlan]]:
         """Return the frozen modules on the device, each with how it is stored."""
         from vrameter.engines.diffusers.loading import module_plan
 
         own = {self.module.name, *((TEXT,) if self.text is not None else ())}
         return [
-            (each, module_plan(each, self.dtype, None))
+            (each, module_plan(each, "fp32" if self._wide(each) else self.dtype, None))
             for each in self.pipeline.modules
             if each.name in self.resident and each.name not in own
         ]
+
+    def _wide(self, module: Module) -> bool:
+        """Say whether a frozen module stands in fp32: an autoencoder that overflows in 16 bits."""
+        named = module.name in AUTOENCODERS and self.pipeline.class_name.startswith(UPCAST)
+        return named and bool(module.cfg.flag("force_upcast", True))
 
 
 TEXT = "text_encoder"
@@ -157,7 +171,8 @@ def _alone(ask: Ask, module: Module, settings: TrainingSettings) -> Ask:
     """Return the same question about one module."""
     precise = settings.finetuning in FULL and settings.precision in (None, "bf16-mixed", "fp16-mixed", "fp32", "tf32")
     dtype = ask.request.dtype or (None if precise else HALF.get(settings.precision or "", "bf16"))
-    values: dict[str, Any] = msgspec.to_builtins(settings)
+    asked = {name for name, value in ask.request.settings.items() if value is not None} | given_fields(settings)
+    values = {name: value for name, value in msgspec.to_builtins(settings).items() if name in asked}
     request = msgspec.structs.replace(ask.request, settings=values, dtype=dtype)
     return replace(ask, architecture=module.architecture, request=request, table=None)
 
@@ -193,7 +208,7 @@ def _resident(settings: TrainingSettings, pipeline: Pipeline, module: Module) ->
     if settings.resident_components is None:
         others = [name for name in known if name not in DENOISERS]
         return (module.name, *(() if settings.precompute else others))
-    aliases = {"vqvae": "vae", "unet": module.name, "transformer": module.name}
+    aliases = {"vqvae": "vae", "vae": "vqvae", "unet": module.name, "transformer": module.name}
     found = []
     for name in settings.resident_components:
         known_as = name if name in known else aliases.get(name, name)

@@ -112,7 +112,12 @@ class Site:
         return Weight(size, element or self.element, trained=trained)
 
     def entering(self, x: Value, element: int = 0) -> Value:
-        """Return the input in the adapter's own numbers, dropped out; the numbers before dropout stand as long."""
+        """Return the input in the adapter's own numbers, dropped out; the numbers before dropout stand as long.
+
+        Beside a quantised matrix autocast does without them: peft leaves the input as it is there.
+        """
+        if self.unpacked and self.scene.numbers.autocast:
+            return self.dropped(x)
         inner = self.graph.cast(x, element or self.element)
         self.standing.append(inner)
         return self.dropped(inner)
@@ -198,6 +203,7 @@ class Site:
 
     def unpacked_weight(self, element: int) -> Value:
         """Return the frozen matrix in numbers of a size: itself, or a copy."""
+        self.graph.touch(self.unpacked + (self.inputs * self.outputs * element if self.stored != element else 0))
         if self.stored == element and not self.unpacked:
             return Value(Storage(self.graph, 0, FIXED), self.outputs, self.inputs, element, None)
         return self.plain(self.outputs, self.inputs, element)

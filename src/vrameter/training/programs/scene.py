@@ -377,8 +377,10 @@ class Scene:
         out_width = part.num_heads * part.value_dim
         auto = self.numbers.autocast
         repeats = part.num_heads // max(1, part.num_kv_heads)
+        held: list[Value] = []
         if self.prefix_tokens and part.scope != "cross":
             k, v = self._prefixed(k), self._prefixed(v)
+            held = [k, v]
         if kernels.attention == "eager" or (self.traits.softcap and kernels.attention == "sdpa"):
             return self._eager(part, q, k, v, repeats)
         if auto:
@@ -389,9 +391,12 @@ class Scene:
             v = graph.copy(v, width=out_width)
         sums = graph.new(q.rows, part.num_heads, 4)
         shared, arriving = self._ring(q, k, v)
-        out = graph.op([q, k, v], out_width, element=q.element, saves=[q, k, v, sums], saves_output=True,
+        if held and kernels.attention == "sdpa":
+            held.append(graph.new(q.rows, self.length + self.prefix_tokens, q.element, kind=PAIRS))
+        # A cache that holds learned keys keeps them joined with the sequence's; the mask is made anew in each layer.
+        out = graph.op([q, k, v], out_width, element=q.element, saves=[q, k, v, sums, *held], saves_output=True,
                        work=(q.bytes * 2 if q.element < 4 else 0) + arriving, scratch=shared)  # fmt: skip
-        del sums, q, k, v
+        del sums, q, k, v, held
         # The kernel lays its output out as the queries are: heads before tokens where these were put together anew.
         return graph.copy(out) if self.traits.heads_first else out
 

@@ -3,8 +3,8 @@
 References
 ----------
 .. [1] diffusers 0.42.1, ``examples/``: ``torch.optim.AdamW`` with its defaults; adapters in fp32 beside a frozen base in 16 bits.
-.. [2] finetrainers 0.0.1, ``trainer.py``: its passes run under accelerate's autocast, adapters have the base's numbers, gradients
-       are cleared before its counters are read.
+.. [2] finetrainers 0.0.1, ``trainer.py``: its passes run under accelerate's autocast, adapters are cast to fp32, gradients are
+       cleared before its counters are read.
 """
 
 from __future__ import annotations

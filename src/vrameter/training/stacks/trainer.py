@@ -65,7 +65,8 @@ def stack(name: str, version: str | None = None) -> Stack:
     if name in FOREACH and number < FOREACH[name]:
         found = replace(found, defaults={**found.defaults, "optimizer": "adamw_torch"})
     if name == "transformers" and number < PEFT_021:
-        found = replace(found, peft_before_021=True)
+        # Before transformers 5 each expert was a module of its own.
+        found = replace(found, peft_before_021=True, adapts_experts=number < (5,))
     if name not in OLD or number >= OLD[name]:
         return found
     return replace(

@@ -212,6 +212,12 @@ class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     mtp_num_layers: Annotated[int, Meta(ge=0, le=64, description="multi-token prediction layers")] | None = None
     async_tp: Annotated[bool, Meta(description="overlap tensor-parallel communication with compute")] = False
     overlap_grad_reduce: Annotated[bool, Meta(description="reduce gradients while the backward pass runs")] = False
+    reduce_bucket_size: (
+        Annotated[int, Meta(ge=1, le=2**40, description="gradients that ZeRO reduces at once")] | None
+    ) = None
+    stage3_max_live_parameters: (
+        Annotated[int, Meta(ge=0, le=2**50, description="parameters that ZeRO 3 keeps together at most")] | None
+    ) = None
 
     ref_model: Annotated[bool | None, Meta(description="whether a frozen reference model is resident")] = None
     reward_model: Annotated[str | None, Meta(description="model that scores answers, by name; none: a function")] = None

@@ -313,7 +313,7 @@ def _idle(asked: Setup) -> Iterator[str]:
     settings = asked.settings
     if (
         settings.recompute == "selective"
-        and settings.recompute_policy not in ("op", "layer")
+        and settings.recompute_policy not in ("op", "layer", "attention")
         and asked.stack.program != "megatron"
     ):
         yield "recompute selective"

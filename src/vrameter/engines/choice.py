@@ -45,7 +45,8 @@ def default_engine(
     if architecture is None:
         return USUAL
     if request.task != "inference":
-        return "diffusers" if architecture.model_type == "diffusion" else USUAL
+        library = architecture.network.library if architecture.network is not None else USUAL
+        return "diffusers" if architecture.model_type == "diffusion" else library
     if architecture.model_type == "diffusion":
         found = "diffusers"
     elif files == "gguf" and request.quantization is None:

@@ -115,6 +115,7 @@ class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rollout_sleep: Annotated[bool, Meta(description="whether that engine frees its memory for the step")] = True
 
     image_size: Annotated[int | list[int] | None, Meta(description="height and width of images [pixels]")] = None
+    num_classes: Annotated[int, Meta(ge=0, le=10**7, description="outputs of an image classifier")] | None = None
     num_frames: Annotated[int, Meta(ge=1, le=2**20, description="frames of a video [frames]")] | None = None
     text_len: Annotated[int, Meta(ge=1, le=2**20, description="tokens of a prompt [tokens]")] | None = None
     video: Annotated[dict[str, Any] | None, Meta(description="limits of a video processor")] = None

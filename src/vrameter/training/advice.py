@@ -13,6 +13,7 @@ from vrameter.errors import VrameterError
 from vrameter.i18n import tr
 from vrameter.search import largest_fitting
 from vrameter.training.setup import Setup
+from vrameter.training.vision import asking
 
 MOST = {"micro_batch": 4096, "seq_len": 2**22}
 Estimate = Callable[[Ask], Answer]
@@ -31,7 +32,10 @@ def limits(asked: Setup, estimate: Estimate) -> dict[str, int]:
         return {}
     found = {}
     positions = asked.architecture.main.max_positions
+    image = asked.architecture.network is not None
     for name, most in MOST.items():
+        if image and name == "seq_len":
+            continue
         bound = min(most, positions) if name == "seq_len" and positions else most
 
         def headroom(number: int, name: str = name) -> int:
@@ -73,6 +77,8 @@ def changes(asked: Setup, peak: int, estimate: Estimate) -> list[dict[str, Any]]
 
 def _candidates(asked: Setup) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     settings, degrees = asked.settings, asked.degrees
+    if asked.architecture.network is not None:
+        return asking.candidates(settings) + _shared(asked)
     rows: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         (tr("recompute activations in the backward pass"), {"recompute": "full"}, {}),
         (tr("keep saved activations in host memory"), {"recompute": "full", "activation_offload": True}, {}),
@@ -96,6 +102,17 @@ def _candidates(asked: Setup) -> list[tuple[str, dict[str, Any], dict[str, Any]]
         )  # fmt: skip
     elif asked.plan.quantization is None and asked.adapters is not None:
         rows.append((tr("a 4-bit base (QLoRA)"), {}, {"quantization": "bnb-nf4"}))
+    rows += _shared(asked)
+    return [
+        row for row in rows if any(getattr(settings, name, None) != value for name, value in row[1].items()) or row[2]
+    ]
+
+
+
+def _shared(asked: Setup) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Return what devices could share, and what the host could hold."""
+    degrees = asked.degrees
+    rows: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
     if degrees.data > 1 and degrees.fsdp is None:
         parallelism = asked.ask.request.parallelism
         for stage in range(degrees.zero + 1, 4):
@@ -105,9 +122,7 @@ def _candidates(asked: Setup) -> list[tuple[str, dict[str, Any], dict[str, Any]]
     if degrees.offload is None:
         parallelism = msgspec.structs.replace(asked.ask.request.parallelism, offload="optimizer")
         rows.append((tr("keep the optimizer's state in host memory"), {}, {"parallelism": parallelism}))
-    return [
-        row for row in rows if any(getattr(settings, name, None) != value for name, value in row[1].items()) or row[2]
-    ]
+    return rows
 
 
 __all__ = ["changed", "changes", "limits"]

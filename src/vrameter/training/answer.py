@@ -20,6 +20,7 @@ from vrameter.training.pieces import Pieces
 from vrameter.training.setup import Setup, setup
 from vrameter.training.sharing import Stage, stages
 from vrameter.training.step import Course, Moment, course
+from vrameter.training.vision.images import Images
 from vrameter.units import MIB, ceil_div
 
 PHASES = ("load", "forward", "loss", "backward", "step", "save")
@@ -65,6 +66,9 @@ def estimate(ask: Ask) -> Answer:
     )
     settings = msgspec.to_builtins(asked.settings)
     settings["seq_len"] = asked.length
+    network = asked.architecture.network
+    if network is not None:
+        settings |= {"seq_len": None, "image_size": list(network.image_size)}
     advised = asked.settings.advise
     return Answer(
         ledgers=((ledger, ask.num_devices),),
@@ -80,7 +84,8 @@ def estimate(ask: Ask) -> Answer:
 def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     holding = Holding(asked, stage.share, stage.first, stage.last)
     static = static_of(holding)
-    pieces = Pieces(holding)
+    picture = asked.architecture.network is not None
+    pieces = Images(holding) if picture else Pieces(holding)
     static = replace(
         static, pipeline=_pipeline_buffers(asked, stage, pieces), masks=_masks(asked, pieces), outputs=_outputs(asked, pieces),
         others=companions(asked, static),
@@ -89,7 +94,13 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     count = sum(piece.name == "layer" for piece in pieces.all)
     chunk = kept // max(1, min(stage.chunks, count))
     waiting = max(0, chunk * stage.in_flight - kept)
-    run = course(pieces.all, in_flight=waiting, prefetched=pieces.prefetched, held_gradients=pieces.accumulates)
+    run = (
+        pieces.course()
+        if isinstance(pieces, Images)
+        else course(
+            pieces.all, in_flight=waiting, prefetched=pieces.prefetched, held_gradients=pieces.accumulates
+        )
+    )
     items = _items(holding, static, run, pieces)
     engine = rollout(asked)
     if engine:
@@ -127,7 +138,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     return ledger, report
 
 
-def _pipeline_buffers(asked: Setup, stage: Stage, pieces: Pieces) -> int:
+def _pipeline_buffers(asked: Setup, stage: Stage, pieces: Pieces | Images) -> int:
     """Return what a stage of a pipeline holds of its neighbours' tensors between steps. [bytes]."""
     if asked.degrees.pipeline == 1 or asked.settings.pipeline_schedule == "naive":
         return 0
@@ -135,7 +146,7 @@ def _pipeline_buffers(asked: Setup, stage: Stage, pieces: Pieces) -> int:
     return (2 * stage.chunks + 1) * size
 
 
-def _masks(asked: Setup, pieces: Pieces) -> int:
+def _masks(asked: Setup, pieces: Pieces | Images) -> int:
     """Return the attention masks that Megatron's own modules are given. [bytes].
 
     Four of them, an integer and a switch among them: 16 bytes for each pair of tokens of a sequence, as four runs show.
@@ -147,10 +158,10 @@ def _masks(asked: Setup, pieces: Pieces) -> int:
     return 16 * asked.settings.micro_batch * asked.local_length**2
 
 
-def _outputs(asked: Setup, pieces: Pieces) -> int:
+def _outputs(asked: Setup, pieces: Pieces | Images) -> int:
     """Return the logits of the last batch, which a loop on transformers holds until the next one. [bytes]."""
     settings, vocab = asked.settings, asked.architecture.main.vocab_size
-    if asked.stack.name != "transformers" or settings.packing or settings.loss != "full":
+    if asked.stack.name != "transformers" or settings.packing or settings.loss != "full" or asked.architecture.network:
         return 0
     return pieces.tokens * vocab * asked.recipe.numbers.compute * constants().fill.typical // 1000
 
@@ -191,7 +202,7 @@ def _slack(asked: Setup, alive: list[Item]) -> Item:
     """Return what the allocator holds beyond live tensors."""
     settings, degrees = asked.settings, asked.degrees
     flat = degrees.fsdp in ("full_shard", "fsdp1", "shard_grad_op", "hybrid_shard") or asked.stack.name == "fsdp_qlora"
-    fixed = settings.packing or settings.finetuning == "pretrain" or asked.stack.program != "transformers"
+    fixed = asked.architecture.network is not None or settings.packing or settings.finetuning == "pretrain" or asked.stack.program != "transformers"
     kind = "flat" if flat else "variable" if not fixed else "sharded" if degrees.splits_weights else "fixed"
     bounds = constants().slack[kind]
     moving = max(
@@ -274,7 +285,7 @@ def _adapter_element(asked: Setup) -> int:
     return {"fp32": 4, "bf16": 2, "fp16": 2}.get(own or "", 4 if asked.stack.adapter_dtype == "fp32" else 2)
 
 
-def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> list[Item]:
+def _items(holding: Holding, static: Static, run: Course, pieces: Pieces | Images) -> list[Item]:
     asked = holding.setup
     items: list[Item] = []
 

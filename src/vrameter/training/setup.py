@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -23,6 +24,7 @@ from vrameter.training.adapting import Adapting, adapting
 from vrameter.training.programs.scene import Numbers
 from vrameter.training.recipes import SIZES, Recipe, eager_recipe
 from vrameter.training.stacks import Stack, stack
+from vrameter.training.vision import asking
 
 DEFAULT_LENGTH = 2048
 # Formats that can be trained on with adapters: their matrices can be unpacked for a product.
@@ -43,7 +45,7 @@ TRAINABLE_FORMATS = (
     "w8a8",
 )
 FROZEN_NAMES = {
-    "vit": ("vision", "audio"), "vision": ("vision",), "aligner": ("projector",), "projector": ("projector",), "audio": ("audio",),
+    "vit": ("vision", "audio"), "vision": ("vision",), "aligner": ("projector",), "projector": ("projector",), "audio": ("audio",), "backbone": ("vision",),
     "llm": ("decoder", "head"), "encoder": ("encoder",),
 }  # fmt: skip
 
@@ -153,10 +155,13 @@ def setup(ask: Ask) -> Setup:
     """
     given: TrainingSettings = check(TrainingSettings, _typed(ask.request.settings), path="settings.")
     found = stack(ask.request.engine, ask.request.engine_version)
-    settings, assumed = _with_defaults(given, found)
+    settings, assumed = _with_defaults(given, found, ask.request.settings)
     settings = _micro_batch(_with_arguments(settings, ask), found, ask)
     architecture = untied(ask.architecture) if found.unties else ask.architecture
-    if settings.finetuning == "freeze":
+    picture = asking.is_picture(ask, found)
+    if picture:
+        architecture = asking.prepared(ask, settings, found, TRAINED)
+    elif settings.finetuning == "freeze":
         architecture = last_layers(architecture, settings.num_trainable_layers or 2)
     tunes = settings.finetuning in ("lora", "dora", "peft")
     plan = ask.weight_plan()
@@ -167,7 +172,7 @@ def setup(ask: Ask) -> Setup:
     if found.fused_steps and rule.name == "adamw_torch":
         rule = replace(rule, step="fused", temporaries=0)
     warnings = list(plan.warnings)
-    length = _length(architecture, settings, assumed, warnings)
+    length = 1 if picture else _length(architecture, settings, assumed, warnings)
     frozen = _frozen(settings)
     adapters = None
     if tunes:
@@ -222,9 +227,12 @@ def last_layers(architecture: Architecture, count: int) -> Architecture:
     return replace(architecture, components=tuple(components))
 
 
-def _with_defaults(given: TrainingSettings, found: Stack) -> tuple[TrainingSettings, dict[str, Any]]:
+def _with_defaults(
+    given: TrainingSettings, found: Stack, stated: Mapping[str, Any]
+) -> tuple[TrainingSettings, dict[str, Any]]:
     """Return settings with the stack's defaults, and which were filled in."""
-    assumed = {name: value for name, value in found.defaults.items() if name not in given_fields(given)}
+    known = given_fields(given) | (set(stated) if found.program == "images" else set())
+    assumed = {name: value for name, value in found.defaults.items() if name not in known}
     settings = msgspec.structs.replace(given, **assumed)
     if settings.finetuning in ("lora", "dora", "peft") and settings.adapter is None:
         settings = msgspec.structs.replace(settings, adapter=AdapterSettings(targets="all-linear"))

@@ -17,6 +17,7 @@ MODULES = {
     "transformers": "trainer", "trl": "trainer", "deepspeed": "trainer", "axolotl": "trainer", "llama-factory": "trainer",
     "ms-swift": "trainer", "unsloth": "trainer", "fsdp_qlora": "trainer", "litgpt": "litgpt", "torchtune": "torchtune",
     "torchtitan": "torchtitan", "megatron": "megatron", "megatron-bridge": "megatron", "megatron-swift": "megatron",
+    "timm": "images", "ultralytics": "images",
 }  # fmt: skip
 
 
@@ -27,7 +28,7 @@ class Stack:
     Parameters
     ----------
     program
-        Whose layers it runs: ``transformers``, ``litgpt`` or ``megatron``.
+        Whose layers it runs: ``transformers``, ``litgpt``, ``megatron``, or ``images``: those of an image model.
     loss
         How its plain loss is computed: ``upcast``, ``fabric``, ``chunked``, ``megatron``.
     defaults

@@ -315,7 +315,8 @@ class Tape(Net):
         if graph.needs(weight):
             made.slot = Slot(made.bytes)
             graph.record((), (made,), weights=[weight])
-        return made
+        auto = self.numbers.autocast
+        return graph.op([made], element=auto, kind=TOKENS) if auto else made
 
     # -- operations without parameters --------------------------------------------------------------
 
@@ -414,13 +415,19 @@ class Tape(Net):
     def _attend_eager(
         self, out: Map, q: Value, k: Value, v: Value, bias: Value | None, heads: int, keys: int
     ) -> Value:
-        graph = self.graph
+        graph, auto = self.graph, self.numbers.autocast
+        if k.storage is v.storage:  # parts of one product, which matrices by heads are copied out of
+            k, v = graph.copy(k), graph.copy(v)
         q = graph.pointwise(q, keeps="nothing")
         scores = graph.matmul(q, k, q.rows, heads * keys)
         if bias is not None:
             scores = graph.op([scores, bias], scores.width, rows=scores.rows)
+        if auto and self.dialect.wide_norms:
+            scores = graph.cast(scores, 4)
         share = graph.pointwise(scores, keeps="output")
         del scores, q, k
+        if auto:
+            share = graph.cast(share, auto)
         return graph.copy(graph.matmul(share, v, share.rows, out.channels))
 
     def _strength(self, out: Map, values: list[Value], tensors: Sequence[Tensor]) -> Value:

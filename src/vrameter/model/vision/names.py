@@ -1,0 +1,28 @@
+"""Names of image models that no repository's config.json stands behind: timm's and Ultralytics'."""
+
+from __future__ import annotations
+
+from vrameter.model.architecture import Architecture
+
+TIMM = "timm/"
+
+
+def is_name(text: str) -> bool:
+    """Say whether a text names an image model of timm or of Ultralytics."""
+    return text.lower().startswith(TIMM)
+
+
+def read(text: str) -> Architecture:
+    """Return the model of a name.
+
+    Raises
+    ------
+    UnknownNameError
+        For one that is not known here, with the nearest.
+    """
+    from vrameter.model.vision import timm
+
+    return timm.read_name(text)
+
+
+__all__ = ["is_name", "read"]

@@ -17,6 +17,7 @@ from vrameter.model.likeness import class_of, likely_type, type_of_class
 from vrameter.model.read_wiring import wiring_of
 from vrameter.model.rotary import rotary_axes, rotary_tables
 from vrameter.model.vision import timm
+from vrameter.model.vision.transformers import network_of
 
 MAX_TENSORS = 2_000_000
 # Decoders whose class that answers from a text keeps the body under ``transformer``. [transformers 5.23]
@@ -91,6 +92,7 @@ def read_config(values: Mapping[str, Any], *, name: str = "") -> Architecture:
         rotary_tables=rotary_tables(values, decoder) if decoder is not None else (),
         rotary_axes=rotary_axes(values, cfg.model_type),
         wiring=wiring_of(values),
+        network=network_of(cfg, built.components),
     )
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from vrameter.model.architecture import Architecture
 
-TIMM = "timm/"
+TIMM, YOLO = "timm/", "yolo"
 
 
 def is_name(text: str) -> bool:
     """Say whether a text names an image model of timm or of Ultralytics."""
-    return text.lower().startswith(TIMM)
+    lowered = text.lower()
+    if lowered.startswith(TIMM):
+        return True
+    if YOLO not in lowered:
+        return False
+    from vrameter.model.vision import ultralytics
+
+    return ultralytics.is_name(lowered)
 
 
 def read(text: str) -> Architecture:
@@ -20,9 +27,9 @@ def read(text: str) -> Architecture:
     UnknownNameError
         For one that is not known here, with the nearest.
     """
-    from vrameter.model.vision import timm
+    from vrameter.model.vision import timm, ultralytics
 
-    return timm.read_name(text)
+    return timm.read_name(text) if text.lower().startswith(TIMM) else ultralytics.read_name(text)
 
 
 __all__ = ["is_name", "read"]

@@ -131,9 +131,13 @@ class Net:
         dilation: int = 1,
         bias: bool = False,
         same: bool = False,
+        copies: bool = False,
         role: Role = "convolution",
     ) -> Map:
-        """Convolve; padding is half the kernel unless given, and that of TensorFlow where `same`."""
+        """Convolve; padding is half the kernel unless given, and that of TensorFlow where `same`.
+
+        With `copies` that padding is a copy of its own whatever it adds; without, only where it is uneven.
+        """
         (down, right), (stride_down, stride_right) = pair(kernel), pair(stride)
         if padding is None:
             padding = (dilation * (down - 1) // 2, dilation * (right - 1) // 2)
@@ -144,9 +148,9 @@ class Net:
         if same:
             out = Map(channels, -(-x.height // stride_down), -(-x.width // stride_right))
             even = stride_down == 1 and down % 2
-            if not even:
+            if copies or not even:
                 x = self.padded(x, max(0, (out.height - 1) * stride_down + down - x.height),
-                                max(0, (out.width - 1) * stride_right + right - x.width))  # fmt: skip
+                                max(0, (out.width - 1) * stride_right + right - x.width), copies=copies)  # fmt: skip
         else:
             out = Map(
                 channels,
@@ -155,9 +159,9 @@ class Net:
             )
         return self.emit("conv", out, [x], weights)
 
-    def padded(self, x: Map, rows: int, columns: int) -> Map:
-        """Pad with zeros, which copies; nothing where there is nothing to add."""
-        if not rows and not columns:
+    def padded(self, x: Map, rows: int, columns: int, *, copies: bool = False) -> Map:
+        """Pad with zeros, which copies; with nothing to add only where told to."""
+        if not rows and not columns and not copies:
             return x
         return self.emit("copy", x.like(height=x.height + rows, width=x.width + columns), [x])
 
@@ -210,13 +214,14 @@ class Net:
         weight = self.parameter(name, *(shape or (1, x.places, x.channels)), role="embedding", slot="position")
         return self.emit("shift", x.like(), [x], [weight])
 
-    def prepended(self, x: Map, *names: str | tuple[str, int]) -> Map:
-        """Put learned tokens before the others."""
+    def prepended(self, x: Map, *names: str | tuple[str, int], shape: str = "row") -> Map:
+        """Put learned tokens before the others; a single one may be stored as a plain ``vector``."""
         more = 0
         weights = []
         for each in names:
             name, count = (each, 1) if isinstance(each, str) else each
-            weights.append(self.parameter(name, 1, count, x.channels, role="embedding"))
+            sizes = (x.channels,) if shape == "vector" else (1, count, x.channels)
+            weights.append(self.parameter(name, *sizes, role="embedding"))
             more += count
         return self.emit("join", Map(x.channels, x.places + more), [x], weights)
 
@@ -276,8 +281,9 @@ class Net:
         return self.emit("tokens", Map(x.channels, x.places - first if count is None else count), [x])
 
     def attend(
-        self, q: Map, k: Map, v: Map, heads: int, *, keys: int = 0, table: Tensor | None = None, masked: bool = False
-    ) -> Map:
+        self, q: Map, k: Map, v: Map, heads: int, *, keys: int = 0, table: Tensor | None = None, masked: bool = False,
+        wide: bool = False,
+    ) -> Map:  # fmt: skip
         """Attend.
 
         Parameters
@@ -288,9 +294,29 @@ class Net:
             Learned biases for the pairs of a window.
         masked
             Whether pairs are masked window by window.
+        wide
+            Whether a softmax of its own, without a fused kernel, is computed in fp32.
         """
         weights = () if table is None else (table,)
-        return self.emit("attend", q.like(v.channels), [q, k, v], weights, heads=heads, keys=keys or k.places, masked=masked)
+        return self.emit("attend", q.like(v.channels), [q, k, v], weights, heads=heads, keys=keys or k.places, masked=masked,
+                         wide=wide)  # fmt: skip
+
+    def attend_eagerly(self, q: Map, k: Map, v: Map, heads: int) -> Map:
+        """Attend by plain products, keys and values being parts of one map."""
+        return self.emit("products", q.like(v.channels), [q, k, v], heads=heads)
+
+    def stack(self, maps: Sequence[Map]) -> Map:
+        """Concatenate along the positions."""
+        return self.emit("join", Map(maps[0].channels, sum(each.places for each in maps)), maps)
+
+    def begin(self) -> None:
+        """Begin what is counted as one piece outside blocks."""
+
+    def detection_loss(
+        self, maps: Sequence[Map], classes: int, *, proto: Map | None, mixed: Map | None, anchored: bool
+    ) -> Map:
+        """Compare boxes, scores and masks with labels; a plain net has no labels."""
+        return maps[0]
 
     def strength(self, x: Map) -> Map:
         """Take the Euclidean norm of each channel over all positions."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from vrameter.model.architecture import Architecture, Component, Layer, Tensor
 from vrameter.model.image_input import ImageInput
-from vrameter.model.vision.net import Map, Net, Size, Step
+from vrameter.model.vision.net import HEAD, Map, Net, Size, Step
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Network:
         Whether its library can recompute its blocks.
     task
         ``classify``, ``detect`` or ``segment``.
+    convolves
+        Whether convolutions make most of its maps.
     """
 
     library: str
@@ -49,6 +51,7 @@ class Network:
     classes: int = 0
     checkpoints: bool = True
     task: str = "classify"
+    convolves: bool = True
 
     def run(self, net: Net, image: Map) -> Map:
         """Run the program."""
@@ -69,7 +72,7 @@ def architecture(network: Network) -> Architecture:
     head: list[Tensor] = []
     rest: list[Tensor] = []
     for block, tensor in net.tensors:
-        if tensor.role == "head":
+        if tensor.role == "head" or block == HEAD:
             head.append(tensor)
         elif block:
             blocks[block].append(tensor)
@@ -110,8 +113,8 @@ def _list_of(blocks: list[str]) -> str:
 def _width(head: list[Tensor], rest: list[Tensor]) -> int:
     """Return the width of what the classifier reads, or of the last parameter without one."""
     for tensor in head:
-        if tensor.linear:
-            return tensor.shape[-1]
+        if len(tensor.shape) > 1:
+            return tensor.shape[1]
     return rest[-1].shape[0] if rest else 1
 
 

@@ -42,7 +42,7 @@ def network_of(family: str, name: str, facts: Mapping[str, Any]) -> Network:
     height, width = facts["image"]
     return Network(
         "timm", name, f"timm.{module}", function, facts, (height, width), facts["patch"] if family in PATCHED else 1,
-        facts["classes"], family not in UNCHECKPOINTED,
+        facts["classes"], family not in UNCHECKPOINTED, convolves=family not in PATCHED,
     )  # fmt: skip
 
 

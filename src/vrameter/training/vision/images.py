@@ -180,10 +180,14 @@ class Images:
         return Moment(kept, max(0, graph.peak - kept), 0, self.prefetched, name, tape.kept[-1] if name == "head" else 0)
 
     def _loss(self, tape: Tape, out: Map) -> None:
-        """Compare scores with labels: cross-entropy in fp32."""
+        """Compare scores with labels: cross-entropy in fp32. A detector's program has ended in its loss already."""
         graph = tape.graph
         logits: Value = out.value
         if logits.slot is None:
+            return
+        network = self.setup.architecture.network
+        if network is not None and network.task != "classify":
+            graph.seed(logits)
             return
         logs = graph.pointwise(graph.cast(logits, 4), keeps="output")
         picked = graph.op([logs], 1, element=4, saves=[logs])

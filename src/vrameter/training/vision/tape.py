@@ -23,6 +23,7 @@ from vrameter.model.architecture import Tensor
 from vrameter.model.vision.net import Map, Net, Step
 from vrameter.training.graph import FIXED, TOKENS, Graph, Node, Slot, Storage, Value, Weight
 from vrameter.training.programs.scene import AdapterUse, Numbers, Use
+from vrameter.training.vision import detection
 
 # Activations whose derivative is a function of their output; those of the others want their input.
 OUTPUT = frozenset({"relu", "sigmoid", "tanh"})
@@ -322,6 +323,8 @@ class Tape(Net):
 
     def _act(self, out: Map, values: list[Value], tensors: Sequence[Tensor], *, function: str, inplace: bool) -> Value:
         graph, x = self.graph, values[0]
+        if function == "quick_gelu":
+            return self._mul(out, [x, graph.pointwise(graph.pointwise(x, keeps="nothing"), keeps="output")], ())
         keeps = function in OUTPUT or (inplace and function in OUTPUT_IN_PLACE)
         if not inplace or not keeps:
             return graph.pointwise(x, keeps="output" if keeps else "input")
@@ -384,14 +387,14 @@ class Tape(Net):
         return graph.op([x], saves=[mask])
 
     def _attend(
-        self, out: Map, values: list[Value], tensors: Sequence[Tensor], *, heads: int, keys: int, masked: bool
+        self, out: Map, values: list[Value], tensors: Sequence[Tensor], *, heads: int, keys: int, masked: bool, wide: bool
     ) -> Value:
         graph, auto = self.graph, self.numbers.autocast
         q, k, v = (graph.cast(each, auto) if auto else each for each in values)
         values.clear()
         table = self._bias(q, tensors, heads, keys, masked=masked)
         if not self.fused:
-            return self._attend_eager(out, q, k, v, table, heads, keys)
+            return self._attend_eager(out, q, k, v, table, heads, keys, wide=wide)
         if table is not None and auto:
             table = graph.cast(table, auto)
         sums = graph.new(q.rows, heads, 4)
@@ -413,22 +416,47 @@ class Tape(Net):
         return graph.op([bias], heads, rows=q.rows * keys, kind=TOKENS)
 
     def _attend_eager(
-        self, out: Map, q: Value, k: Value, v: Value, bias: Value | None, heads: int, keys: int
+        self, out: Map, q: Value, k: Value, v: Value, bias: Value | None, heads: int, keys: int, *, wide: bool
     ) -> Value:
         graph, auto = self.graph, self.numbers.autocast
+        element = q.element
         if k.storage is v.storage:  # parts of one product, which matrices by heads are copied out of
             k, v = graph.copy(k), graph.copy(v)
         q = graph.pointwise(q, keeps="nothing")
         scores = graph.matmul(q, k, q.rows, heads * keys)
         if bias is not None:
             scores = graph.op([scores, bias], scores.width, rows=scores.rows)
-        if auto and self.dialect.wide_norms:
+        if wide or (auto and self.dialect.wide_norms):
             scores = graph.cast(scores, 4)
         share = graph.pointwise(scores, keeps="output")
         del scores, q, k
+        share = graph.cast(share, element)
+        return graph.copy(graph.matmul(share, v, share.rows, out.channels))
+
+    def _products(self, out: Map, values: list[Value], tensors: Sequence[Tensor], *, heads: int) -> Value:
+        graph, auto = self.graph, self.numbers.autocast
+        q, k, v = values
+        scores = graph.matmul(q, k, q.rows, heads * (k.rows // self.batch))
+        scores = graph.pointwise(scores, keeps="nothing")
+        if auto and self.dialect.wide_norms:
+            scores = graph.cast(scores, 4)
+        share = graph.pointwise(scores, keeps="output")
+        del scores
         if auto:
             share = graph.cast(share, auto)
-        return graph.copy(graph.matmul(share, v, share.rows, out.channels))
+        return graph.matmul(v, share, v.rows, out.channels)
+
+    def detection_loss(
+        self, maps: Sequence[Map], classes: int, *, proto: Map | None, mixed: Map | None, anchored: bool
+    ) -> Map:
+        """Run a detector's loss, if anything is trained."""
+        values = [each.value for each in maps]
+        if not self.graph.needs(*values):
+            return maps[0]
+        found = detection.loss(
+            self, values, classes, proto=proto.value if proto else None, mixed=mixed.value if mixed else None, anchored=anchored
+        )
+        return Map(1, 1, 1, found)
 
     def _strength(self, out: Map, values: list[Value], tensors: Sequence[Tensor]) -> Value:
         graph = self.graph

@@ -1,28 +1,44 @@
-"""What a program of an image model keeps for its backward pass, as the tests ask for it."""
+"""What programs of image models keep for their backward pass, as the tests ask for it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from vrameter.model.vision.net import Step
+from vrameter.model.vision.network import Network
+from vrameter.training.graph import Value
 from vrameter.training.programs.scene import Numbers, Use
+from vrameter.training.vision import detection
 from vrameter.training.vision.tape import Dialect, Record, Tape
 
 # What torch's kernels for the CPU do otherwise.
 CPU = Dialect(wide_norms=False, narrow_statistics=True)
 
 
-def kept_bytes(
-    program: Step, facts: dict[str, Any], *, batch: int, size: tuple[int, int], element: int = 4, autocast: int = 0,
-    fused: bool = True, classes: int = 10,
-) -> int:  # fmt: skip
-    """Return what autograd keeps of one forward pass, the batch of images within where it is kept."""
-    tape = Tape(
-        graph=Record(keeps=True, accumulates=True), batch=batch, numbers=Numbers(autocast or element, element, autocast),
-        use=lambda tensor: Use(element, trained=True), dialect=CPU, fused=fused,
+def tape(*, batch: int, autocast: bool = False, fused: bool = True, recomputes: bool = False, trained: bool = True) -> Tape:
+    """Return a tape whose parameters are fp32 and all trained, or none."""
+    return Tape(
+        graph=Record(keeps=True, accumulates=True), batch=batch, numbers=Numbers(2, 4, 2) if autocast else Numbers(4, 4),
+        use=lambda tensor: Use(4, trained=trained), dialect=CPU, fused=fused, recomputes=recomputes,
     )  # fmt: skip
-    image = tape.image(size, element)
-    out = program(tape, image, facts, classes)
-    tape.end_autocast()
-    del image, out
-    return tape.graph.live
+
+
+def kept_bytes(network: Network, *, batch: int = 2, **facts: Any) -> int:
+    """Return what autograd keeps of one forward pass up to the classifier's or the head's output, that output left out."""
+    run = tape(batch=batch, **facts)
+    outputs: list[Value | None] = []
+
+    def loss(own: Tape, maps: list[Value], classes: int, *, proto: Value | None, mixed: Value | None, anchored: bool) -> Value:
+        outputs.extend([*maps, proto, mixed])
+        return own.graph.new(1, 1, 1, grad=True)
+
+    kept, detection.loss = detection.loss, loss  # type: ignore[assignment]
+    try:
+        image = run.image(network.image_size, 4)
+        out = network.run(run, image)
+    finally:
+        detection.loss = kept
+    run.end_autocast()
+    del image
+    last = out.value.bytes + sum(each.bytes for each in outputs if each is not None)
+    alive: int = run.graph.live
+    return alive - last

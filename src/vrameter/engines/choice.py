@@ -44,6 +44,7 @@ def default_engine(
     """
     if architecture is None:
         return USUAL
+    check_picture(request, architecture)
     if request.task != "inference":
         library = architecture.network.library if architecture.network is not None else USUAL
         return "diffusers" if architecture.model_type == "diffusion" else library
@@ -63,6 +64,7 @@ def default_engine(
 
 def check_pipeline(request: Request, architecture: Architecture) -> None:
     """Refuse an engine that runs no diffusion pipelines for one."""
+    check_picture(request, architecture)
     if (
         architecture.model_type == "diffusion"
         and request.task in PIPELINES
@@ -72,6 +74,17 @@ def check_pipeline(request: Request, architecture: Architecture) -> None:
             tr("engine: '%(value)s' runs no diffusion pipelines.", value=request.engine),
             field="engine",
             hint=tr("Use one of: %(names)s.", names=", ".join(PIPELINES[request.task])),
+        )
+
+
+def check_picture(request: Request, architecture: Architecture) -> None:
+    """Refuse inference of image models that no engine here runs."""
+    network = architecture.network
+    if network is not None and network.library != USUAL and request.task == "inference":
+        raise RequestError(
+            tr("task: inference of %(library)s models is not modelled; their training is.", library=network.library),
+            field="task",
+            hint=tr('Give {"task": "training"}.'),
         )
 
 

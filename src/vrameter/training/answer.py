@@ -204,6 +204,8 @@ def _slack(asked: Setup, alive: list[Item]) -> Item:
     flat = degrees.fsdp in ("full_shard", "fsdp1", "shard_grad_op", "hybrid_shard") or asked.stack.name == "fsdp_qlora"
     fixed = asked.architecture.network is not None or settings.packing or settings.finetuning == "pretrain" or asked.stack.program != "transformers"
     kind = "flat" if flat else "variable" if not fixed else "sharded" if degrees.splits_weights else "fixed"
+    network = asked.architecture.network
+    kind = "convolutional" if network is not None and network.convolves else kind
     bounds = constants().slack[kind]
     moving = max(
         sum(each.bytes for each in alive if phase in each.phases and each.term not in PLACED) for phase in WORKING

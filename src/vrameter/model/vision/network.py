@@ -98,7 +98,7 @@ def architecture(network: Network) -> Architecture:
     if head:
         components.append(Component(kind="head", name="head", hidden_size=body.hidden_size, tensors=tuple(head)))
     return Architecture(
-        name=network.name, model_type=network.library, class_name="", components=tuple(components), network=network,
+        name=network.name, model_type=network.library, class_name=network.name.rpartition("/")[2], components=tuple(components), network=network,
         dtype="fp32",
     )  # fmt: skip
 

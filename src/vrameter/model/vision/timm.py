@@ -54,6 +54,7 @@ def models() -> dict[str, tuple[str, dict[str, Any]]]:
     return {name: (family, facts) for family, rows in found.items() for name, facts in rows.items()}
 
 
+@lru_cache(maxsize=64)
 def read_name(reference: str) -> Architecture:
     """Return the model that ``timm/NAME`` or ``timm/NAME.TAG`` names.
 
@@ -67,7 +68,7 @@ def read_name(reference: str) -> Architecture:
     if found is None:
         raise UnknownNameError(
             tr("model: '%(value)s' is not a model of timm known here.", value=reference[:80]),
-            name.partition(".")[0].lower(), models(), field="model",
+            PREFIX + name.partition(".")[0].lower(), [PREFIX + known for known in models()], field="model",
             otherwise=tr("Known are %(names)s models.", names=", ".join(sorted(PROGRAMS))),
         )  # fmt: skip
     return architecture(network_of(found[0], reference, found[1]))

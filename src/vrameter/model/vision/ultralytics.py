@@ -14,8 +14,7 @@ from vrameter.i18n import tr
 from vrameter.model.architecture import Architecture
 from vrameter.model.vision.network import Network, architecture
 
-PREFIX = "ultralytics/"
-NAME = re.compile(r"(?:ultralytics/)?(yolo[a-z]*\d*[a-z0-9]*)(-[a-z0-9]+)?(?:\.pt|\.yaml)?$")
+NAME = re.compile(r"(?:ultralytics/)?(yolov?\d+[a-z0-9]*)(-[a-z0-9]+)?(?:\.pt|\.yaml)?$")
 TASKS = {"": "detect", "-seg": "segment", "-cls": "classify"}
 # A detector's images are multiples of its coarsest stride; a classifier's are 224 pixels wide by default.
 STRIDE, DETECT_SIZE, CLASSIFY_SIZE, COCO, IMAGENET = 32, 640, 224, 80, 1000
@@ -39,6 +38,7 @@ def is_name(text: str) -> bool:
     return NAME.match(text.lower()) is not None
 
 
+@lru_cache(maxsize=64)
 def read_name(reference: str) -> Architecture:
     """Return the model of a name.
 

@@ -42,14 +42,29 @@ def prepared(ask: Ask, settings: TrainingSettings, found: Stack, trained: str) -
     _check_settings(settings, network)
     _check_degrees(ask)
     size = _size(settings, network)
+    classes = network.classes if settings.num_classes is None else settings.num_classes
     shape = ask.architecture
-    if network.library == "transformers":
-        shape = replace(shape, network=network.sized(size)) if size != network.image_size else shape
-    elif size != network.image_size or settings.num_classes not in (None, network.classes):
-        shape = replace(architecture(network.sized(size, settings.num_classes)), name=shape.name, model_type=shape.model_type)
+    if size != network.image_size or classes != network.classes:
+        shape = _resized(shape, size, classes)
     if settings.finetuning == "freeze":
         return last_blocks(shape, settings.num_trainable_layers or 0, trained)
     return shape
+
+
+@lru_cache(maxsize=64)
+def _resized(shape: Architecture, size: tuple[int, int], classes: int) -> Architecture:
+    """Return a model for other images or classes: learned positions follow where the library makes them anew."""
+    network = shape.network
+    assert network is not None
+    changed = network.sized(size, classes)
+    if network.library != "transformers":
+        return replace(architecture(changed), name=shape.name)
+    components = tuple(
+        replace(component, tensors=tuple(tensor._replace(shape=(classes, *tensor.shape[1:])) for tensor in component.tensors))
+        if component.kind == "head" else component
+        for component in shape.components
+    )  # fmt: skip
+    return replace(shape, network=changed, components=components)
 
 
 @lru_cache(maxsize=64)
@@ -90,6 +105,12 @@ def _unknown(ask: Ask) -> RequestError:
         )  # fmt: skip
     from vrameter.model.vision.transformers import KINDS
 
+    if shape.model_type in KINDS:
+        return RequestError(
+            tr("model: %(model)s is a tower beside others; only towers of images alone, with or without a classifier, are trained here.",
+               model=shape.name),
+            field="model", hint=tr('Give its config.json with {"architectures": ["...ForImageClassification"]}.'),
+        )  # fmt: skip
     return RequestError(
         tr("model: training is not modelled for image models of kind '%(kind)s'.", kind=shape.model_type),
         field="model", hint=tr("Known kinds: %(names)s; timm/NAME; YOLO.", names=", ".join(sorted(KINDS))),
@@ -172,7 +193,7 @@ def candidates(settings: TrainingSettings) -> list[tuple[str, dict[str, Any], di
         (tr("one image at a time"), {"micro_batch": 1, "grad_accumulation": batches}, {}),
         (tr("half the micro-batch, twice as often"),
          {"micro_batch": max(1, settings.micro_batch // 2), "grad_accumulation": 2 * max(1, settings.grad_accumulation)}, {}),
-        (tr("train the classifier alone"), {"finetuning": "freeze"}, {}),
+        (tr("train the head alone"), {"finetuning": "freeze"}, {}),
         (tr("an 8-bit optimizer"), {"optimizer": "adamw_bnb_8bit"}, {}),
         (tr("step each parameter as its gradient arrives"), {"optimizer_in_backward": True, "grad_accumulation": 1}, {}),
     ]  # fmt: skip

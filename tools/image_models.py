@@ -15,7 +15,6 @@ from typing import Any
 
 import timm
 import torch
-
 from timm.models import efficientnet, mobilenetv3, regnet, resnet, swin_transformer, vgg, vision_transformer
 from timm.models.convnext import ConvNeXt
 from timm.models.densenet import DenseNet
@@ -91,7 +90,11 @@ def residual(model: Any) -> Facts:
     need(all(isinstance(block.aa or torch.nn.Identity(), torch.nn.Identity) for block in model.layer2), "anti-aliasing")
     gates = {type(block.se).__name__ for layer in (model.layer1, model.layer2) for block in layer}
     need(gates in ({"NoneType"}, {"SEModule"}), str(gates))
-    stem = [model.conv1.out_channels] if isinstance(model.conv1, torch.nn.Conv2d) else [model.conv1[i].out_channels for i in (0, 3, 6)]
+    stem = (
+        [model.conv1.out_channels]
+        if isinstance(model.conv1, torch.nn.Conv2d)
+        else [model.conv1[i].out_channels for i in (0, 3, 6)]
+    )
     layers = (model.layer1, model.layer2, model.layer3, model.layer4)
     down = model.layer2[0].downsample
     planes = [layer[0].conv3.out_channels // 4 if deep else layer[0].conv2.out_channels for layer in layers]
@@ -159,7 +162,17 @@ def efficient(model: Any) -> Facts:
                 skips = block.has_skip
             if kind == "ds":
                 need(isinstance(block.bn2.act, torch.nn.Identity), "activation after the last convolution")
-            rows.append([kind, main.kernel_size[0], main.stride[0], main.out_channels, last.out_channels, reduced, act(block.bn1.act)])
+            rows.append(
+                [
+                    kind,
+                    main.kernel_size[0],
+                    main.stride[0],
+                    main.out_channels,
+                    last.out_channels,
+                    reduced,
+                    act(block.bn1.act),
+                ]
+            )
         stages.append(rows)
     own = act(model.bn1.act)
     pools_first = isinstance(model, mobilenetv3.MobileNetV3)
@@ -230,7 +243,9 @@ READERS: dict[type, tuple[str, Callable[[Any], Facts]]] = {
 
 def drop_rate(model: Any) -> float:
     """Return the largest rate of stochastic depth."""
-    return max((module.drop_prob or 0.0 for module in model.modules() if type(module).__name__ == "DropPath"), default=0.0)
+    return max(
+        (module.drop_prob or 0.0 for module in model.modules() if type(module).__name__ == "DropPath"), default=0.0
+    )
 
 
 def read(name: str) -> tuple[str, Facts]:
@@ -267,7 +282,9 @@ def main() -> None:
     source = f"timm {timm.__version__}, the modules that timm.create_model builds (Apache-2.0)"
     lines = [f'  "source": {json.dumps(source)}']
     for family, models in sorted(found.items()):
-        rows = ",\n".join(f"    {json.dumps(name)}: {json.dumps(facts, separators=(',', ':'))}" for name, facts in models.items())
+        rows = ",\n".join(
+            f"    {json.dumps(name)}: {json.dumps(facts, separators=(',', ':'))}" for name, facts in models.items()
+        )
         lines.append(f'  "{family}": {{\n{rows}\n  }}')
     OUT.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     print({family: len(models) for family, models in found.items()})

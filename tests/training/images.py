@@ -14,7 +14,9 @@ from vrameter.training.vision.tape import Dialect, Record, Tape
 CPU = Dialect(wide_norms=False, narrow_statistics=True)
 
 
-def tape(*, batch: int, autocast: bool = False, fused: bool = True, recomputes: bool = False, trained: bool = True) -> Tape:
+def tape(
+    *, batch: int, autocast: bool = False, fused: bool = True, recomputes: bool = False, trained: bool = True
+) -> Tape:
     """Return a tape whose parameters are fp32 and all trained, or none."""
     return Tape(
         graph=Record(keeps=True, accumulates=True), batch=batch, numbers=Numbers(2, 4, 2) if autocast else Numbers(4, 4),
@@ -27,7 +29,9 @@ def kept_bytes(network: Network, *, batch: int = 2, **facts: Any) -> int:
     run = tape(batch=batch, **facts)
     outputs: list[Value | None] = []
 
-    def loss(own: Tape, maps: list[Value], classes: int, *, proto: Value | None, mixed: Value | None, anchored: bool) -> Value:
+    def loss(
+        own: Tape, maps: list[Value], classes: int, *, proto: Value | None, mixed: Value | None, anchored: bool
+    ) -> Value:
         outputs.extend([*maps, proto, mixed])
         return own.graph.new(1, 1, 1, grad=True)
 

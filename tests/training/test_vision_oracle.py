@@ -96,7 +96,9 @@ def test_timm(name: str, edge: int, fused: bool, precision: str) -> None:
     model = timm.create_model(name, num_classes=10, drop_rate=0.0, **rates, **size).train()
     timm.layers.set_fused_attn(True)
     network = timm_names.network_of(family, name, {**facts, "drop_path": 0.0}).sized((edge, edge), 10)
-    assert kept_bytes(network, autocast=precision == "autocast", fused=fused) == saved_bytes(model, (edge, edge), precision)
+    assert kept_bytes(network, autocast=precision == "autocast", fused=fused) == saved_bytes(
+        model, (edge, edge), precision
+    )
 
 
 def test_every_registered_name() -> None:
@@ -152,7 +154,9 @@ def test_transformers(model_type: str, name: str, sizes: dict[str, Any], kernel:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", ["yolov8n", "yolov8s", "yolo11n", "yolo11m", "yolov5nu", "yolov8n-seg", "yolo11n-seg", "yolo11n-cls"])
+@pytest.mark.parametrize(
+    "name", ["yolov8n", "yolov8s", "yolo11n", "yolo11m", "yolov5nu", "yolov8n-seg", "yolo11n-seg", "yolo11n-cls"]
+)
 def test_ultralytics(name: str, precision: str) -> None:
     tasks = library("ultralytics.nn.tasks")
     stem, _, task = name.partition("-")

@@ -102,7 +102,9 @@ def _image_model(text: str) -> Model | None:
 
 
 def _as_model(architecture: Architecture) -> Model:
-    return Model(name=architecture.name, architecture=architecture, num_params=architecture.num_params, source="catalogue")
+    return Model(
+        name=architecture.name, architecture=architecture, num_params=architecture.num_params, source="catalogue"
+    )
 
 
 def _on_hub(text: str, quantization: str | None, online: bool) -> Model:

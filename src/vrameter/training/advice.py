@@ -76,7 +76,7 @@ def changes(asked: Setup, peak: int, estimate: Estimate) -> list[dict[str, Any]]
 
 
 def _candidates(asked: Setup) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    settings, degrees = asked.settings, asked.degrees
+    settings = asked.settings
     if asked.architecture.network is not None:
         return asking.candidates(settings) + _shared(asked)
     rows: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -106,7 +106,6 @@ def _candidates(asked: Setup) -> list[tuple[str, dict[str, Any], dict[str, Any]]
     return [
         row for row in rows if any(getattr(settings, name, None) != value for name, value in row[1].items()) or row[2]
     ]
-
 
 
 def _shared(asked: Setup) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:

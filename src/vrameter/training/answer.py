@@ -97,9 +97,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     run = (
         pieces.course()
         if isinstance(pieces, Images)
-        else course(
-            pieces.all, in_flight=waiting, prefetched=pieces.prefetched, held_gradients=pieces.accumulates
-        )
+        else course(pieces.all, in_flight=waiting, prefetched=pieces.prefetched, held_gradients=pieces.accumulates)
     )
     items = _items(holding, static, run, pieces)
     engine = rollout(asked)
@@ -202,7 +200,12 @@ def _slack(asked: Setup, alive: list[Item]) -> Item:
     """Return what the allocator holds beyond live tensors."""
     settings, degrees = asked.settings, asked.degrees
     flat = degrees.fsdp in ("full_shard", "fsdp1", "shard_grad_op", "hybrid_shard") or asked.stack.name == "fsdp_qlora"
-    fixed = asked.architecture.network is not None or settings.packing or settings.finetuning == "pretrain" or asked.stack.program != "transformers"
+    fixed = (
+        asked.architecture.network is not None
+        or settings.packing
+        or settings.finetuning == "pretrain"
+        or asked.stack.program != "transformers"
+    )
     kind = "flat" if flat else "variable" if not fixed else "sharded" if degrees.splits_weights else "fixed"
     network = asked.architecture.network
     kind = "convolutional" if network is not None and network.convolves else kind

@@ -168,7 +168,9 @@ def setup(ask: Ask) -> Setup:
     if plan.from_config and not tunes:
         plan = weight_plan(architecture, dtype=ask.request.dtype, quantization="none")
     degrees = _degrees(ask, found)
-    rule = optimizer(settings.optimizer)
+    rule = optimizer(
+        "sgd_momentum" if found.name == "ultralytics" and settings.optimizer == "sgd" else settings.optimizer
+    )
     if found.fused_steps and rule.name == "adamw_torch":
         rule = replace(rule, step="fused", temporaries=0)
     warnings = list(plan.warnings)

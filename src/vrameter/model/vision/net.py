@@ -328,7 +328,9 @@ class Net:
 
     def affine(self, x: Map, name: str, *shape: int) -> Map:
         """Multiply by a learned scale and add a learned bias."""
-        weights = [self.parameter(f"{name}.{leaf}", *(shape or (x.channels,)), role="norm") for leaf in ("weight", "bias")]
+        weights = [
+            self.parameter(f"{name}.{leaf}", *(shape or (x.channels,)), role="norm") for leaf in ("weight", "bias")
+        ]
         return self.emit("affine", x.like(), [x], weights)
 
     def pointwise_conv(self, x: Map, name: str, channels: int, *, bias: bool = True, role: Role = "other") -> Map:

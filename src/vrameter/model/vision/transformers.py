@@ -26,7 +26,14 @@ ACTS = {
     "silu": "silu", "swish": "silu",
 }  # fmt: skip
 # What an activation is where a config is silent.
-DEFAULT_ACTS = {"clip": "quick_gelu", "siglip": "gelu", "resnet": "relu", "regnet": "relu", "mobilenet_v1": "relu6", "mobilenet_v2": "relu6"}
+DEFAULT_ACTS = {
+    "clip": "quick_gelu",
+    "siglip": "gelu",
+    "resnet": "relu",
+    "regnet": "relu",
+    "mobilenet_v1": "relu6",
+    "mobilenet_v2": "relu6",
+}
 
 
 def network_of(cfg: Config, components: Sequence[Component]) -> Network | None:

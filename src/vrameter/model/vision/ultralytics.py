@@ -30,7 +30,12 @@ def tables() -> dict[str, dict[str, Any]]:
 
 def names() -> list[str]:
     """Return the name of every model."""
-    return [f"{version}{size}{suffix}" for version, table in tables().items() for size in table["scales"] for suffix in TASKS]
+    return [
+        f"{version}{size}{suffix}"
+        for version, table in tables().items()
+        for size in table["scales"]
+        for suffix in TASKS
+    ]
 
 
 def is_name(text: str) -> bool:

@@ -2,8 +2,9 @@
 
 References
 ----------
-.. [1] timm 1.0.31, ``train.py``: SGD and fp32 unless told otherwise.
-.. [2] Ultralytics, https://docs.ultralytics.com/modes/train: ``amp=True``, an averaged copy of the weights, SGD in long runs.
+.. [1] timm 1.0.31, ``train.py``: SGD with momentum and fp32 unless told otherwise.
+.. [2] Ultralytics, https://docs.ultralytics.com/modes/train: ``amp=True``, an averaged copy of the weights, SGD
+       in long runs, which always has momentum.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from vrameter.training.stacks import Stack
 
 STACKS = {
     "timm": Stack(
-        "timm", program="images", defaults={"optimizer": "sgd", "precision": "fp32", "attn_implementation": "sdpa", "loss": "full"}
+        "timm", program="images", defaults={"optimizer": "sgd_momentum", "precision": "fp32", "attn_implementation": "sdpa", "loss": "full"}
     ),
     "ultralytics": Stack(
         "ultralytics", program="images",
-        defaults={"optimizer": "sgd", "precision": "fp16-mixed", "ema": True, "attn_implementation": "sdpa", "loss": "full"},
+        defaults={"optimizer": "sgd_momentum", "precision": "fp16-mixed", "ema": True, "attn_implementation": "sdpa", "loss": "full"},
     ),
 }  # fmt: skip
 

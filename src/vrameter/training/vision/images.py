@@ -63,7 +63,8 @@ class Images:
     def largest_layer(self) -> int:
         """Parameters of the largest layer that is put together from shards by itself."""
         return max(
-            (layer.num_params for component in self.holding.share.loaded for layer, _ in component.layer_groups), default=0
+            (layer.num_params for component in self.holding.share.loaded for layer, _ in component.layer_groups),
+            default=0,
         )
 
     @cached_property
@@ -82,7 +83,9 @@ class Images:
         setup = self.setup
         if not setup.degrees.splits_weights or not setup.degrees.fsdp:
             return 0
-        sides = sum(tensor.size for component in self.holding.share.loaded for tensor in component.tensors if not tensor.buffer)
+        sides = sum(
+            tensor.size for component in self.holding.share.loaded for tensor in component.tensors if not tensor.buffer
+        )
         return sides * setup.recipe.numbers.compute
 
     @cached_property
@@ -114,7 +117,7 @@ class Images:
         return (
             setup.recipe, setup.degrees, setup.plan.quantization, setup.plan.dtype, setup.frozen, settings.finetuning, adapter,
             settings.micro_batch, settings.recompute, settings.attn_implementation, settings.precision, settings.num_trainable_layers,
-            settings.objective, self.accumulates, setup.architecture.network,
+            settings.objective, settings.loss, self.accumulates, setup.architecture.network,
         )  # fmt: skip
 
     def course(self) -> Course:
@@ -143,7 +146,7 @@ class Images:
         return Tape(
             graph=Record(keeps=True, accumulates=self.accumulates), batch=setup.settings.micro_batch, numbers=setup.recipe.numbers,
             use=use, dialect=Dialect(), recomputes=setup.settings.recompute == "full",
-            fused=setup.settings.attn_implementation != "eager",
+            fused=setup.settings.attn_implementation != "eager", compares=setup.settings.loss != "none",
         )  # fmt: skip
 
     def _course(self) -> Course:
@@ -186,7 +189,7 @@ class Images:
         if logits.slot is None:
             return
         network = self.setup.architecture.network
-        if network is not None and network.task != "classify":
+        if self.setup.settings.loss == "none" or (network is not None and network.task != "classify"):
             graph.seed(logits)
             return
         logs = graph.pointwise(graph.cast(logits, 4), keeps="output")

@@ -52,7 +52,9 @@ class Replay(Node):
 
     __slots__ = ("block", "given", "index")
 
-    def __init__(self, inputs: Sequence[Value], out: Value, block: Callable[[Sequence[Value]], Value], index: int) -> None:
+    def __init__(
+        self, inputs: Sequence[Value], out: Value, block: Callable[[Sequence[Value]], Value], index: int
+    ) -> None:
         super().__init__([each.slot for each in inputs], [out.slot], [], 0, False, (), False)
         self.block, self.given, self.index = block, list(inputs), index
 
@@ -133,6 +135,8 @@ class Tape(Net):
         Whether blocks are checkpointed.
     fused
         Whether attention is one fused kernel.
+    compares
+        Whether a detector's outputs are compared with labels; without, they are added up.
     kept
         What is alive after each piece of the forward pass. [bytes]
     """
@@ -144,7 +148,7 @@ class Tape(Net):
     dialect: Dialect = field(default_factory=Dialect)
     recomputes: bool = False
     fused: bool = True
-    attention_dropout: float = 0.0
+    compares: bool = True
     kept: list[int] = field(default_factory=list)
     casts: list[Weight] = field(default_factory=list)
     replaying: bool = False
@@ -182,7 +186,9 @@ class Tape(Net):
         def again(values: Sequence[Value]) -> Value:
             before, count = self.path, len(self.tensors)
             self.path, self.replaying = path, True
-            maps = [Map(shape.channels, shape.height, shape.width, each) for shape, each in zip(shapes, values, strict=True)]
+            maps = [
+                Map(shape.channels, shape.height, shape.width, each) for shape, each in zip(shapes, values, strict=True)
+            ]
             made = Net.block(self, name, run, *maps, **facts)
             self.path, self.replaying = before, False
             del self.tensors[count:]
@@ -387,7 +393,15 @@ class Tape(Net):
         return graph.op([x], saves=[mask])
 
     def _attend(
-        self, out: Map, values: list[Value], tensors: Sequence[Tensor], *, heads: int, keys: int, masked: bool, wide: bool
+        self,
+        out: Map,
+        values: list[Value],
+        tensors: Sequence[Tensor],
+        *,
+        heads: int,
+        keys: int,
+        masked: bool,
+        wide: bool,
     ) -> Value:
         graph, auto = self.graph, self.numbers.autocast
         q, k, v = (graph.cast(each, auto) if auto else each for each in values)
@@ -453,8 +467,16 @@ class Tape(Net):
         values = [each.value for each in maps]
         if not self.graph.needs(*values):
             return maps[0]
+        if not self.compares:
+            parts = [self.graph.op([value], 1, rows=1, element=4) for value in values]
+            return Map(1, 1, 1, self.graph.op(parts, 1, rows=1))
         found = detection.loss(
-            self, values, classes, proto=proto.value if proto else None, mixed=mixed.value if mixed else None, anchored=anchored
+            self,
+            values,
+            classes,
+            proto=proto.value if proto else None,
+            mixed=mixed.value if mixed else None,
+            anchored=anchored,
         )
         return Map(1, 1, 1, found)
 

@@ -15,14 +15,25 @@ def norm_act(net: Net, x: Map, name: str, act: str = "") -> Map:
     return net.act(x, act, inplace=True) if act else x
 
 
-def conv_norm_act(net: Net, x: Map, name: str, channels: int, kernel: int, *, act: str = "", stride: int = 1, groups: int = 1) -> Map:
+def conv_norm_act(
+    net: Net, x: Map, name: str, channels: int, kernel: int, *, act: str = "", stride: int = 1, groups: int = 1
+) -> Map:
     """Run timm's ConvNormAct."""
     with net.within(name):
         x = net.conv(x, "conv", channels, kernel, stride=stride, groups=groups)
         return norm_act(net, x, "bn", act)
 
 
-def squeeze(net: Net, x: Map, name: str, reduced: int, *, act: str = "relu", gate: str = "sigmoid", names: tuple[str, str] = ("fc1", "fc2")) -> Map:
+def squeeze(
+    net: Net,
+    x: Map,
+    name: str,
+    reduced: int,
+    *,
+    act: str = "relu",
+    gate: str = "sigmoid",
+    names: tuple[str, str] = ("fc1", "fc2"),
+) -> Map:
     """Scale channels by a gate that is made of their means."""
     with net.within(name):
         y = net.mean(x)

@@ -15,7 +15,19 @@ from vrameter.model.vision.net import Map, Net
 from vrameter.model.vision.nets.timm.common import Facts, branch, norm_act, squeeze
 
 
-def block(net: Net, x: Map, *, kind: str, kernel: int, stride: int, middle: int, width: int, reduced: int, act: str, facts: Facts) -> Map:
+def block(
+    net: Net,
+    x: Map,
+    *,
+    kind: str,
+    kernel: int,
+    stride: int,
+    middle: int,
+    width: int,
+    reduced: int,
+    act: str,
+    facts: Facts,
+) -> Map:
     """Run one block: plain (``cn``), separable (``ds``), inverted (``ir``), inverted with its first two merged (``er``)."""
     shortcut, same = x, facts["same"]
     skips = stride == 1 and x.channels == width and not (kind == "cn" and not facts["plain_skip"])
@@ -34,7 +46,9 @@ def block(net: Net, x: Map, *, kind: str, kernel: int, stride: int, middle: int,
         x = norm_act(net, x, f"bn{number}", act)
         last = ("conv_pwl" if kind == "ir" else "conv_pw", f"bn{number + 1}")
     if reduced:
-        x = squeeze(net, x, "se", reduced, act=facts["se_act"] or act, gate=facts["gate"], names=("conv_reduce", "conv_expand"))
+        x = squeeze(
+            net, x, "se", reduced, act=facts["se_act"] or act, gate=facts["gate"], names=("conv_reduce", "conv_expand")
+        )
     x = net.batch_norm(net.conv(x, last[0], width), last[1])
     return branch(net, x, shortcut, facts["drop_path"]) if skips else x
 

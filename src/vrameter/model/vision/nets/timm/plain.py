@@ -48,7 +48,9 @@ def densenet(net: Net, x: Map, facts: Facts, classes: int) -> Map:
         for number, depth in enumerate(facts["depths"]):
             found = [x]
             for index in range(depth):
-                found.append(net.block(f"denseblock{number + 1}.denselayer{index + 1}", dense_layer, *found, growth=growth))
+                found.append(
+                    net.block(f"denseblock{number + 1}.denselayer{index + 1}", dense_layer, *found, growth=growth)
+                )
             x = net.join(found)
             del found
             if number < len(facts["depths"]) - 1:

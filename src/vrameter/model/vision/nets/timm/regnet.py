@@ -30,7 +30,17 @@ def block(net: Net, x: Map, *, width: int, stride: int, group: int, se: float) -
 def model(net: Net, x: Map, facts: Facts, classes: int) -> Map:
     """Run a RegNet."""
     x = conv_norm_act(net, x, "stem", facts["stem"], 3, act="relu", stride=2)
-    for number, (depth, width, group) in enumerate(zip(facts["depths"], facts["widths"], facts["group_widths"], strict=True)):
+    for number, (depth, width, group) in enumerate(
+        zip(facts["depths"], facts["widths"], facts["group_widths"], strict=True)
+    ):
         for index in range(depth):
-            x = net.block(f"s{number + 1}.b{index + 1}", block, x, width=width, stride=1 if index else 2, group=group, se=facts["se"])
+            x = net.block(
+                f"s{number + 1}.b{index + 1}",
+                block,
+                x,
+                width=width,
+                stride=1 if index else 2,
+                group=group,
+                se=facts["se"],
+            )
     return classifier(net, x, "head.fc", classes)

@@ -60,5 +60,7 @@ def model(net: Net, x: Map, facts: Facts, classes: int) -> Map:
     for number, (depth, planes) in enumerate(zip(facts["depths"], facts["planes"], strict=True)):
         for index in range(depth):
             stride = 2 if number and not index else 1
-            x = net.block(f"layer{number + 1}.{index}", block, x, planes=planes, stride=stride, facts=facts, first=not number)
+            x = net.block(
+                f"layer{number + 1}.{index}", block, x, planes=planes, stride=stride, facts=facts, first=not number
+            )
     return classifier(net, x, "fc", classes)

@@ -37,8 +37,10 @@ def attention(net: Net, x: Map, *, heads: int, window: int, shifted: bool) -> Ma
 
 def block(net: Net, x: Map, *, heads: int, window: int, shifted: bool, ratio: float, rate: float) -> Map:
     """Run one block."""
-    height, width, channels = x.height, x.width, x.channels
-    x = net.add(x, net.drop_path(attention(net, net.layer_norm(x, "norm1"), heads=heads, window=window, shifted=shifted), rate))
+    channels = x.channels
+    x = net.add(
+        x, net.drop_path(attention(net, net.layer_norm(x, "norm1"), heads=heads, window=window, shifted=shifted), rate)
+    )
     y = net.layer_norm(x, "norm2")
     with net.within("mlp"):
         y = net.act(net.linear(y, "fc1", int(ratio * channels), role="mlp", slot="up"), "gelu")

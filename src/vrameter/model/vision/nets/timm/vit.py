@@ -72,7 +72,9 @@ def pooled(net: Net, x: Map, facts: Facts) -> Map:
             del q, k, v, x
             z = net.layer_norm(y, "norm")
             with net.within("mlp"):
-                z = net.linear(net.act(net.linear(z, "fc1", facts["hidden"], role="mlp"), facts["act"]), "fc2", width, role="mlp")
+                z = net.linear(
+                    net.act(net.linear(z, "fc1", facts["hidden"], role="mlp"), facts["act"]), "fc2", width, role="mlp"
+                )
             return net.add(y, z)
     prefix = facts["class_token"] + facts["registers"]
     if facts["pool"] == "avg":
@@ -83,7 +85,9 @@ def pooled(net: Net, x: Map, facts: Facts) -> Map:
 def model(net: Net, x: Map, facts: Facts, classes: int) -> Map:
     """Run a vision transformer."""
     width = facts["width"]
-    x = net.conv(x, "patch_embed.proj", width, facts["patch"], stride=facts["patch"], padding=0, bias=facts["patch_bias"])
+    x = net.conv(
+        x, "patch_embed.proj", width, facts["patch"], stride=facts["patch"], padding=0, bias=facts["patch_bias"]
+    )
     x = net.view(x, width, x.places)
     marks: list[str | tuple[str, int]] = []
     if facts["class_token"]:

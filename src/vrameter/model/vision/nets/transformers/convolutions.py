@@ -53,7 +53,9 @@ def convnext(net: Net, x: Map, facts: Facts, classes: int) -> Map:
                 if number:
                     x = net.layer_norm(x, "downsampling_layer.0")
                     x = net.conv(x, "downsampling_layer.1", width, 2, stride=2, padding=0, bias=True)
-                x = net.chain("layers", depth, convnext_layer, x, cfg=cfg, act=facts["act"], responds=facts["responds"], rate=rate)
+                x = net.chain(
+                    "layers", depth, convnext_layer, x, cfg=cfg, act=facts["act"], responds=facts["responds"], rate=rate
+                )
         y = net.layer_norm(net.view(net.mean(x), x.channels, 1), "layernorm")
         del x
     return net.linear(y, "classifier", classes, role="head") if classes else y
@@ -62,7 +64,18 @@ def convnext(net: Net, x: Map, facts: Facts, classes: int) -> Map:
 # -- ResNet and RegNet ----------------------------------------------------------------------------------
 
 
-def unit(net: Net, x: Map, name: str, channels: int, kernel: int, act: str, *, stride: int = 1, groups: int = 1, same: bool = False) -> Map:
+def unit(
+    net: Net,
+    x: Map,
+    name: str,
+    channels: int,
+    kernel: int,
+    act: str,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    same: bool = False,
+) -> Map:
     """Run a convolution, its norm and an activation."""
     with net.within(name):
         x = net.conv(x, "convolution", channels, kernel, stride=stride, groups=groups, same=same, copies=same)
@@ -139,7 +152,15 @@ def mobilenet_v1(net: Net, x: Map, facts: Facts, classes: int) -> Map:
         for index, stride in enumerate(V1_STRIDES):
             depth = depth * 2 if stride == 2 or index == 0 else depth
             x = net.block(f"layer.{2 * index}", separate, x, width=0, stride=stride, act=act, same=same)
-            x = net.block(f"layer.{2 * index + 1}", separate, x, width=max(int(depth * share), least), stride=1, act=act, same=same)
+            x = net.block(
+                f"layer.{2 * index + 1}",
+                separate,
+                x,
+                width=max(int(depth * share), least),
+                stride=1,
+                act=act,
+                same=same,
+            )
     y = net.view(net.mean(x), x.channels, 1)
     del x
     return net.linear(y, "classifier", classes, role="head") if classes else y
@@ -179,7 +200,9 @@ def mobilenet_v2(net: Net, x: Map, facts: Facts, classes: int) -> Map:
             own = 1 if reached == limit else stride
             reached *= own
             middle = multiplied(cfg, round(x.channels * cfg.number("expand_ratio", 6.0)))
-            x = net.block(f"layer.{index}", inverted, x, middle=middle, width=widths[index + 1], stride=own, act=act, same=same)
+            x = net.block(
+                f"layer.{index}", inverted, x, middle=middle, width=widths[index + 1], stride=own, act=act, same=same
+            )
         fine = cfg.flag("finegrained_output", True) and share < 1.0
         x = unit(net, x, "conv_1x1", V2_LAST if fine else multiplied(cfg, round(V2_LAST * share)), 1, act, same=same)
     y = net.view(net.mean(x), x.channels, 1)

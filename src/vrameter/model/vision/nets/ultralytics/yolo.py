@@ -40,14 +40,27 @@ class Scale:
         return max(round(number * self.depth), 1) if number > 1 else number
 
 
-def unit(net: Net, x: Map, name: str, channels: int, kernel: int = 1, stride: int = 1, *, groups: int = 1, act: bool = True, padding: int | None = None) -> Map:
+def unit(
+    net: Net,
+    x: Map,
+    name: str,
+    channels: int,
+    kernel: int = 1,
+    stride: int = 1,
+    *,
+    groups: int = 1,
+    act: bool = True,
+    padding: int | None = None,
+) -> Map:
     """Run a convolution, its norm and a SiLU."""
     with net.within(name):
         x = net.batch_norm(net.conv(x, "conv", channels, kernel, stride=stride, groups=groups, padding=padding), "bn")
         return net.act(x, "silu", inplace=True) if act else x
 
 
-def bottleneck(net: Net, x: Map, name: str, channels: int, *, kernels: tuple[int, int], share: float, skips: bool) -> Map:
+def bottleneck(
+    net: Net, x: Map, name: str, channels: int, *, kernels: tuple[int, int], share: float, skips: bool
+) -> Map:
     """Run two convolutions, with what came in added where the widths agree."""
     with net.within(name):
         y = unit(net, x, "cv1", int(channels * share), kernels[0])
@@ -55,7 +68,9 @@ def bottleneck(net: Net, x: Map, name: str, channels: int, *, kernels: tuple[int
         return net.add(x, y) if skips and x.channels == channels else y
 
 
-def split_block(net: Net, x: Map, channels: int, repeats: int, *, skips: bool, kernels: tuple[int, int] = (1, 3)) -> Map:
+def split_block(
+    net: Net, x: Map, channels: int, repeats: int, *, skips: bool, kernels: tuple[int, int] = (1, 3)
+) -> Map:
     """Run C3: bottlenecks on one half, a convolution on the other."""
     half = channels // 2
     y = unit(net, x, "cv1", half)
@@ -67,7 +82,17 @@ def split_block(net: Net, x: Map, channels: int, repeats: int, *, skips: bool, k
     return unit(net, both, "cv3", channels)
 
 
-def gathered_block(net: Net, x: Map, channels: int, repeats: int, *, skips: bool, share: float = 0.5, inner: str = "bottleneck", squeeze: float = 1.0) -> Map:
+def gathered_block(
+    net: Net,
+    x: Map,
+    channels: int,
+    repeats: int,
+    *,
+    skips: bool,
+    share: float = 0.5,
+    inner: str = "bottleneck",
+    squeeze: float = 1.0,
+) -> Map:
     """Run C2f, and C3k2 whose inner blocks may be C3 themselves: what every inner block makes is put together."""
     half = int(channels * share)
     made = net.split(unit(net, x, "cv1", 2 * half), [half, half])
@@ -222,7 +247,13 @@ def eleven(at: Builder, x: Map, facts: Facts) -> list[Map]:
 
 
 def neck(
-    at: Builder, three: Map, four: Map, five: Map, block: Callable[[Map, int, int], Map], widths: tuple[int, int, int, int], repeats: int
+    at: Builder,
+    three: Map,
+    four: Map,
+    five: Map,
+    block: Callable[[Map, int, int], Map],
+    widths: tuple[int, int, int, int],
+    repeats: int,
 ) -> list[Map]:
     """Go up to the finest grid and down again."""
     first = block(at.join(at.up(five), four), widths[0], repeats)

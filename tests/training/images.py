@@ -43,6 +43,6 @@ def kept_bytes(network: Network, *, batch: int = 2, **facts: Any) -> int:
         detection.loss = kept
     run.end_autocast()
     del image
-    last = out.value.bytes + sum(each.bytes for each in outputs if each is not None)
+    last = out.value.storage.bytes + sum(each.bytes for each in outputs if each is not None)
     alive: int = run.graph.live
     return alive - last

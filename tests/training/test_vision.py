@@ -183,13 +183,16 @@ def test_config_of_timm() -> None:
 TOWER = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "image_size": 64,
          "patch_size": 16}  # fmt: skip
 STAGES = {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 2, 1, 1], "embedding_size": 16, "image_size": 64}
+PVT = {**STAGES, "num_attention_heads": [1, 2, 3, 4]}
+SWIN = {"image_size": 64, "patch_size": 4, "embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
 CONFIGS: list[tuple[str, str, dict[str, Any]]] = [
     ("vit", "ViT", TOWER), ("vit_msn", "ViTMSN", TOWER), ("deit", "DeiT", TOWER),
     ("beit", "Beit", {**TOWER, "use_relative_position_bias": True}), ("dinov2", "Dinov2", TOWER),
     ("dinov2_with_registers", "Dinov2WithRegisters", TOWER), ("clip", "CLIP", {"vision_config": TOWER}),
     ("siglip", "Siglip", {"vision_config": TOWER}), ("convnext", "ConvNext", STAGES), ("convnextv2", "ConvNextV2", STAGES),
     ("resnet", "ResNet", STAGES), ("regnet", "RegNet", {**STAGES, "groups_width": 16}), ("mobilenet_v1", "MobileNetV1", {}),
-    ("mobilenet_v2", "MobileNetV2", {}),
+    ("mobilenet_v2", "MobileNetV2", {}), ("segformer", "Segformer", PVT), ("pvt", "Pvt", PVT), ("poolformer", "PoolFormer", STAGES),
+    ("levit", "Levit", {}), ("swin", "Swin", SWIN),
 ]  # fmt: skip
 
 

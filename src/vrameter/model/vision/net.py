@@ -282,7 +282,7 @@ class Net:
 
     def attend(
         self, q: Map, k: Map, v: Map, heads: int, *, keys: int = 0, table: Tensor | None = None, masked: bool = False,
-        wide: bool = False,
+        wide: bool = False, written: bool = False, heads_first: bool = False,
     ) -> Map:  # fmt: skip
         """Attend.
 
@@ -296,10 +296,27 @@ class Net:
             Whether pairs are masked window by window.
         wide
             Whether a softmax of its own, without a fused kernel, is computed in fp32.
+        written
+            Whether the module writes its products out, so that no fused kernel can run.
+        heads_first
+            Whether queries lie heads before positions, as the kernel's output then does too.
         """
         weights = () if table is None else (table,)
         return self.emit("attend", q.like(v.channels), [q, k, v], weights, heads=heads, keys=keys or k.places, masked=masked,
-                         wide=wide)  # fmt: skip
+                         wide=wide, written=written, heads_first=heads_first)  # fmt: skip
+
+    def rotation(self, places: int, channels: int) -> tuple[Map, Map]:
+        """Return cosines and sines of positions, one table for all layers and images."""
+        tables = [self.emit("table", Map(channels, places), []) for _ in range(2)]
+        return tables[0], tables[1]
+
+    def rotate(self, x: Map, tables: tuple[Map, Map], first: int) -> Map:
+        """Turn the heads of all tokens but the first few by their positions."""
+        return self.emit("rotate", x.like(), [x, *tables], first=first)
+
+    def picked(self, x: Map, places: int) -> Map:
+        """Copy some of the positions out."""
+        return self.emit("copy", Map(x.channels, places), [x])
 
     def attend_eagerly(self, q: Map, k: Map, v: Map, heads: int) -> Map:
         """Attend by plain products, keys and values being parts of one map."""

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 # kind of model -> module, program, kind of its style, whether its layers can be checkpointed
 KINDS = {
     **{name: ("encoders", "model", name, True)
-       for name in ("vit", "vit_msn", "deit", "beit", "dinov2", "dinov2_with_registers", "clip", "siglip")},
+       for name in ("vit", "vit_msn", "deit", "beit", "dinov2", "dinov2_with_registers", "dinov3_vit", "clip", "siglip")},
     "clip_vision_model": ("encoders", "model", "clip", True), "siglip_vision_model": ("encoders", "model", "siglip", True),
     "convnext": ("convolutions", "convnext", "convnext", False), "convnextv2": ("convolutions", "convnext", "convnextv2", False),
     "resnet": ("convolutions", "staged", "resnet", False), "regnet": ("convolutions", "staged", "regnet", False),
+    **{name: ("pyramids", name, name, name in ("swin", "segformer")) for name in ("swin", "segformer", "pvt", "poolformer", "levit")},
     "mobilenet_v1": ("convolutions", "mobilenet_v1", "mobilenet_v1", False),
     "mobilenet_v2": ("convolutions", "mobilenet_v2", "mobilenet_v2", False),
 }  # fmt: skip
@@ -50,7 +51,7 @@ def network_of(cfg: Config, components: Sequence[Component]) -> Network | None:
         return None
     facts: dict[str, Any] = {
         "cfg": level, "kind": kind, "prefix": body.prefix, "layers": body.layers_prefix, "act": ACTS[act],
-        "responds": kind == "convnextv2",
+        "responds": kind == "convnextv2", "edge": image.image_size[0],
     }  # fmt: skip
     multiple = 1
     if module == "encoders":
@@ -59,10 +60,12 @@ def network_of(cfg: Config, components: Sequence[Component]) -> Network | None:
         facts |= {
             "patch": multiple, "grid": image.grid[0] * image.grid[1], "registers": registers, "hidden": _hidden(body),
         }  # fmt: skip
+    if kind in ("swin", "segformer", "pvt", "poolformer", "levit"):
+        multiple = int(level.integer("patch_size", 4)) if kind == "swin" else 32
     classes = next((tensor.shape[0] for tensor in head.tensors if len(tensor.shape) == 2), 0) if head else 0
     return Network(
         "transformers", cfg.model_type, f"transformers.{module}", function, facts, image.image_size, multiple, classes, checkpoints,
-        convolves=module == "convolutions",
+        convolves=module == "convolutions" or kind == "poolformer",
     )  # fmt: skip
 
 

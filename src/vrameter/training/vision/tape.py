@@ -402,30 +402,36 @@ class Tape(Net):
         keys: int,
         masked: bool,
         wide: bool,
+        written: bool,
+        heads_first: bool,
     ) -> Value:
         graph, auto = self.graph, self.numbers.autocast
         q, k, v = (graph.cast(each, auto) if auto else each for each in values)
         values.clear()
-        table = self._bias(q, tensors, heads, keys, masked=masked)
-        if not self.fused:
+        fused = self.fused and not written
+        table = self._bias(q, tensors, heads, keys, pairs=keys * min(keys, out.places), masked=masked and fused)
+        if not fused:
             return self._attend_eager(out, q, k, v, table, heads, keys, wide=wide)
         if table is not None and auto:
             table = graph.cast(table, auto)
         sums = graph.new(q.rows, heads, 4)
-        return graph.op(
+        made = graph.op(
             [q, k, v, *([] if table is None else [table])], out.channels, element=q.element, saves=[q, k, v, sums, table],
             saves_output=True, work=2 * q.bytes if q.element < 4 else 0,
         )  # fmt: skip
+        return graph.copy(made) if heads_first else made
 
-    def _bias(self, q: Value, tensors: Sequence[Tensor], heads: int, keys: int, *, masked: bool) -> Value | None:
+    def _bias(
+        self, q: Value, tensors: Sequence[Tensor], heads: int, keys: int, *, pairs: int, masked: bool
+    ) -> Value | None:
         """Return what is added to scores: looked up for each pair of a window, and for each window where it is masked."""
         graph = self.graph
         if not tensors:
             return None
         weight = self.weights(tensors)[0]
-        looked = graph.op([graph.constant(1, 1, weight.element)], heads, rows=keys * keys, weights=[weight], kind=FIXED)
+        looked = graph.op([graph.constant(1, 1, weight.element)], heads, rows=pairs, weights=[weight], kind=FIXED)
         bias = graph.copy(looked)
-        if not masked or not self.fused:
+        if not masked:
             return bias
         return graph.op([bias], heads, rows=q.rows * keys, kind=TOKENS)
 
@@ -446,6 +452,25 @@ class Tape(Net):
         del scores, q, k
         share = graph.cast(share, element)
         return graph.copy(graph.matmul(share, v, share.rows, out.channels))
+
+    def _table(self, out: Map, values: list[Value], tensors: Sequence[Tensor]) -> Value:
+        return self.graph.new(out.places, out.channels, 4, kind=FIXED)
+
+    def _rotate(self, out: Map, values: list[Value], tensors: Sequence[Tensor], *, first: int) -> Value:
+        graph = self.graph
+        x, cosines, sines = values
+        places = out.places - first
+        element = max(x.element, cosines.element)
+        turned = self._seen(x, self.batch * places, x.width)
+        halves = graph.halves(turned, [x.width // 2] * 2)
+        swapped = graph.join([graph.pointwise(halves[1], keeps="nothing"), halves[0]])
+        del halves
+        straight = graph.op([turned], element=element, saves=[cosines])
+        crossed = graph.op([swapped], element=element, saves=[sines])
+        del turned, swapped
+        made = graph.op([graph.add(straight, crossed), x], rows=x.rows, element=element)
+        del straight, crossed
+        return made
 
     def _products(self, out: Map, values: list[Value], tensors: Sequence[Tensor], *, heads: int) -> Value:
         graph, auto = self.graph, self.numbers.autocast

@@ -144,7 +144,7 @@ def _check_settings(settings: TrainingSettings, network: Network) -> None:
             tr("settings.recompute: %(library)s cannot checkpoint %(model)s.", library=network.library, model=network.name),
             field="settings.recompute", hint=tr("Use none."),
         )  # fmt: skip
-    if settings.objective not in ("sft", "classification"):
+    if settings.objective != "sft":
         raise RequestError(
             tr("settings.objective: '%(value)s' compares texts.", value=settings.objective), field="settings.objective",
             hint=tr("Leave it out: the loss follows from the model."),

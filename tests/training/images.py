@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vrameter.model.vision.net import Map
 from vrameter.model.vision.network import Network
 from vrameter.training.graph import Value
 from vrameter.training.programs.scene import Numbers, Use
@@ -46,3 +47,21 @@ def kept_bytes(network: Network, *, batch: int = 2, **facts: Any) -> int:
     last = out.value.storage.bytes + sum(each.bytes for each in outputs if each is not None)
     alive: int = run.graph.live
     return alive - last
+
+
+def step_moments(network: Network, **facts: Any) -> tuple[int, int]:
+    """Return what is alive at most in the forward and in the backward pass of a classifier, fresh gradients within."""
+    run = tape(**facts)
+    run.graph.accumulates = False
+    graph, image = run.graph, run.image(network.image_size, 4)
+    out = network.run(run, Map(3, image.height, image.width, image.value))
+    run.end_autocast()
+    forward: int = graph.peak
+    logs = graph.pointwise(graph.cast(out.value, 4), keeps="output")
+    picked = graph.op([logs], 1, element=4, saves=[logs])
+    graph.seed(graph.op([picked], 1, rows=1))
+    graph.reset()
+    graph.backward()
+    del image, out, logs, picked
+    backward: int = graph.peak
+    return forward, backward

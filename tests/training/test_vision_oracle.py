@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.images import kept_bytes
+from tests.training.images import kept_bytes, step_moments
 from vrameter.model.read import read_config
 from vrameter.model.vision import timm as timm_names
 from vrameter.model.vision import ultralytics as yolo_names
@@ -98,6 +98,38 @@ def test_timm(name: str, edge: int, fused: bool, precision: str) -> None:
     network = timm_names.network_of(family, name, {**facts, "drop_path": 0.0}).sized((edge, edge), 10)
     assert kept_bytes(network, autocast=precision == "autocast", fused=fused) == saved_bytes(
         model, (edge, edge), precision
+    )
+
+
+STEPS = ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "efficientnet_b0", "regnety_002", "densenet121"]
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", STEPS)
+def test_moments_of_a_step(name: str, precision: str, recomputes: bool) -> None:
+    """What is alive at most in the forward and in the backward pass of four images, gradients within, to 2 %."""
+    from tests.live_bytes import LiveBytes
+
+    timm = library("timm")
+    family, facts = timm_names.models()[name]
+    size = (224, 224) if family == "vit" else (96, 96)
+    model = timm.create_model(name, num_classes=10, drop_rate=0.0).train()
+    if recomputes:
+        model.set_grad_checkpointing(True)
+    labels = torch.zeros(4, dtype=torch.long)
+    live = LiveBytes([*model.parameters(), *model.buffers()])
+    with live:
+        image = torch.randn(4, 3, *size)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "autocast"):
+            out = model(image)
+            forward, live.most = live.most, live.now
+            loss = torch.nn.functional.cross_entropy(out, labels)
+        live.most = live.now
+        loss.backward()
+    network = timm_names.network_of(family, name, {**facts, "drop_path": 0.0}).sized(size, 10)
+    assert step_moments(network, batch=4, autocast=precision == "autocast", recomputes=recomputes) == pytest.approx(
+        (forward, live.most), rel=0.02
     )
 
 

@@ -99,7 +99,7 @@ class Net:
 
     def block(self, name: str, run: Step, *inputs: Map, **facts: Any) -> Map:
         """Run a block: what checkpointing takes as one."""
-        self.piece = f"{self.path}.{name}" if self.path else name
+        self.piece = f"{self.path}.{name}" if self.path and name else self.path or name
         self.blocks.append(self.piece)
         with self.within(name):
             out = run(self, *inputs, **facts)

@@ -85,6 +85,16 @@ class Record(Graph):
             self.piece = bisect_right(self.starts, len(self.nodes) - 1) - 1
             self._step(self.nodes.pop())
 
+    def _accumulate(self, slot: Slot, grad: Storage) -> None:
+        """Add a second gradient: into a new tensor where the first is a part of a larger one."""
+        held = slot.grad
+        assert held is not None
+        if held.bytes != slot.bytes:
+            slot.grad = Storage(self, slot.bytes)
+        else:
+            del held
+            super()._accumulate(slot, grad)
+
     def _step(self, node: Node) -> None:
         if isinstance(node, Replay):
             self._replay(node)
@@ -150,7 +160,7 @@ class Tape(Net):
     fused: bool = True
     compares: bool = True
     kept: list[int] = field(default_factory=list)
-    casts: list[Weight] = field(default_factory=list)
+    casts: list[Value] = field(default_factory=list)
     replaying: bool = False
 
     # -- frame ---------------------------------------------------------------------------------------
@@ -174,12 +184,14 @@ class Tape(Net):
         self.begin()
         if not self.recomputes or not self.graph.keeps:
             return super().block(name, run, *inputs, **facts)
-        graph = self.graph
+        graph, known = self.graph, len(self.tensors)
         graph.keeps = False
         out = super().block(name, run, *inputs, **facts)
         graph.keeps = True
-        self.end_autocast()
         value: Value = out.value
+        uses = (self.use(tensor) for _, tensor in self.tensors[known:])
+        if not graph.needs(*(each.value for each in inputs)) and not any(use.trained or use.adapter for use in uses):
+            return out
         value.slot = Slot(value.bytes)
         path, shapes = self.path, [each.like() for each in inputs]
 
@@ -201,8 +213,6 @@ class Tape(Net):
 
     def end_autocast(self) -> None:
         """Leave autocast: its cache of cast weights goes."""
-        for weight in self.casts:
-            weight.cast = None
         self.casts = []
 
     def emit(self, kind: str, out: Map, inputs: Sequence[Map], weights: Sequence[Tensor] = (), **facts: Any) -> Map:
@@ -224,15 +234,16 @@ class Tape(Net):
                                 unpacked=use.unpacked, keeps_input=use.keeps_input))  # fmt: skip
         return found
 
-    def _cast_weight(self, weight: Weight) -> Storage | None:
-        """Return autocast's copy of a parameter; it stays in autocast's cache where the parameter is trained."""
-        auto = self.numbers.autocast
-        if not auto or weight.element == auto or weight.unpacked:
+    def _cast_weight(self, weight: Weight) -> Value | None:
+        """Return autocast's copy of a parameter, None where there is none; autocast caches those of trained parameters."""
+        graph, auto = self.graph, self.numbers.autocast
+        if not auto or weight.element == auto or weight.unpacked or weight.keeps_input:
             return None
-        cast = weight.cast or Storage(self.graph, weight.size * auto, FIXED)
-        if weight.slot is not None and self.graph.keeps:
-            weight.cast = cast
-            self.casts.append(weight)
+        cast = graph.new(1, weight.size, auto, grad=weight.slot is not None, kind=FIXED)
+        if cast.slot is not None:
+            graph.record((), (cast,), weights=[weight])
+        if weight.slot is not None:
+            self.casts.append(cast)
         return cast
 
     # -- operations with parameters -----------------------------------------------------------------
@@ -241,28 +252,28 @@ class Tape(Net):
         graph, auto = self.graph, self.numbers.autocast
         weights = self.weights(tensors)
         x = graph.cast(values[0], auto) if auto else values[0]
-        casts = [self._cast_weight(weight) for weight in weights]
-        element = auto or max(x.element, weights[0].element)
-        trained = [weight for weight in weights if weight.slot is not None]
-        made = graph.op(
-            [x], out.channels, rows=self.rows(out), element=element, saves=[x], weights=trained,
-            work=sum(weight.size * auto for weight in trained) if casts[0] is not None else 0,
+        casts = [cast for cast in map(self._cast_weight, weights) if cast is not None]
+        return graph.op(
+            [x, *casts], out.channels, rows=self.rows(out), element=auto or max(x.element, weights[0].element),
+            saves=[x, *casts[:1]], weights=[] if casts else [weight for weight in weights if weight.slot is not None],
+            kind=TOKENS,
         )  # fmt: skip
-        if made.slot is not None and casts[0] is not None:
-            graph.nodes[-1].saved.append(casts[0])
-        return made
 
     def _linear(self, out: Map, values: list[Value], tensors: Sequence[Tensor]) -> Value:
         graph, auto = self.graph, self.numbers.autocast
         x = values[0]
         weights = self.weights(tensors)
         adapter = self.use(tensors[0]).adapter
-        made = graph.linear(x, weights[0], out.channels, compute=auto)
-        if weights[0].cast is not None:
-            self.casts.append(weights[0])
-        if len(weights) > 1:
-            self._cast_weight(weights[1])
-            if made.slot is not None and weights[1].slot is not None:
+        casts = [cast for cast in map(self._cast_weight, weights) if cast is not None]
+        if casts:
+            inner = graph.cast(x, auto)
+            made = graph.op(
+                [inner, *casts], out.channels, element=auto, kind=TOKENS,
+                saves=[inner if weights[0].slot else None, casts[0] if inner.slot else None],
+            )  # fmt: skip
+        else:
+            made = graph.linear(x, weights[0], out.channels, compute=auto)
+            if made.slot is not None and len(weights) > 1 and weights[1].slot is not None:
                 graph.nodes[-1].weights.append(weights[1])
         return made if adapter is None else self._adapted(x, made, adapter)
 

@@ -10,9 +10,9 @@ Facts = dict[str, Any]
 
 
 def norm_act(net: Net, x: Map, name: str, act: str = "") -> Map:
-    """Run batch norm and an activation in place."""
-    x = net.batch_norm(x, name)
-    return net.act(x, act, inplace=True) if act else x
+    """Run batch norm and an activation in place, as one module, which holds what it is given until it returns."""
+    y = net.batch_norm(x, name)
+    return net.act(y, act, inplace=True) if act else y
 
 
 def conv_norm_act(

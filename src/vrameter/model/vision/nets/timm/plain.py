@@ -31,12 +31,17 @@ def vgg(net: Net, x: Map, facts: Facts, classes: int) -> Map:
     return classifier(net, x, "head.fc", classes)
 
 
-def dense_layer(net: Net, *maps: Map, growth: int) -> Map:
+def dense_layer(net: Net, maps: list[Map], name: str, growth: int) -> Map:
     """Run one dense layer on what all before it made."""
+    with net.within(name):
+        x = net.block("", bottleneck, *maps, growth=growth)
+        return net.conv(norm_act(net, x, "norm2", "relu"), "conv2", growth, 3)
+
+
+def bottleneck(net: Net, *maps: Map, growth: int) -> Map:
+    """Run the part of a dense layer that checkpointing takes: all maps together, a norm and a narrow convolution."""
     x = net.join(maps)
-    del maps
-    x = net.conv(norm_act(net, x, "norm1", "relu"), "conv1", 4 * growth)
-    return net.conv(norm_act(net, x, "norm2", "relu"), "conv2", growth, 3)
+    return net.conv(norm_act(net, x, "norm1", "relu"), "conv1", 4 * growth)
 
 
 def densenet(net: Net, x: Map, facts: Facts, classes: int) -> Map:
@@ -48,9 +53,7 @@ def densenet(net: Net, x: Map, facts: Facts, classes: int) -> Map:
         for number, depth in enumerate(facts["depths"]):
             found = [x]
             for index in range(depth):
-                found.append(
-                    net.block(f"denseblock{number + 1}.denselayer{index + 1}", dense_layer, *found, growth=growth)
-                )
+                found.append(dense_layer(net, found, f"denseblock{number + 1}.denselayer{index + 1}", growth))
             x = net.join(found)
             del found
             if number < len(facts["depths"]) - 1:

@@ -10,7 +10,13 @@ References
 from __future__ import annotations
 
 from vrameter.model.vision.net import Map, Net
-from vrameter.model.vision.nets.timm.common import Facts, classifier, divisible, norm_act, squeeze
+from vrameter.model.vision.nets.timm.common import Facts, classifier, divisible, squeeze
+
+
+def normed(net: Net, x: Map, name: str, act: str) -> Map:
+    """Run batch norm, then an activation in place."""
+    x = net.batch_norm(x, name)
+    return net.act(x, act, inplace=True)
 
 
 def shortcut_of(net: Net, x: Map, channels: int, stride: int, facts: Facts, *, first: bool) -> Map:
@@ -30,11 +36,11 @@ def block(net: Net, x: Map, *, planes: int, stride: int, facts: Facts, first: bo
     channels = planes * (4 if deep else 1)
     if deep:
         width = planes * facts["base_width"] // 64 * facts["groups"]
-        x = norm_act(net, net.conv(x, "conv1", width), "bn1", act)
-        x = norm_act(net, net.conv(x, "conv2", width, 3, stride=stride, groups=facts["groups"]), "bn2", act)
+        x = normed(net, net.conv(x, "conv1", width), "bn1", act)
+        x = normed(net, net.conv(x, "conv2", width, 3, stride=stride, groups=facts["groups"]), "bn2", act)
         x = net.batch_norm(net.conv(x, "conv3", channels), "bn3")
     else:
-        x = norm_act(net, net.conv(x, "conv1", planes, 3, stride=stride), "bn1", act)
+        x = normed(net, net.conv(x, "conv1", planes, 3, stride=stride), "bn1", act)
         x = net.batch_norm(net.conv(x, "conv2", planes, 3), "bn2")
     if facts["se"]:
         x = squeeze(net, x, "se", divisible(channels / facts["se"], limit=0.0))
@@ -52,10 +58,10 @@ def model(net: Net, x: Map, facts: Facts, classes: int) -> Map:
         for index, width in enumerate(widths):
             x = net.conv(x, f"conv1.{3 * index}", width, 3, stride=1 if index else 2)
             if index < len(widths) - 1:
-                x = norm_act(net, x, f"conv1.{3 * index + 1}", act)
+                x = normed(net, x, f"conv1.{3 * index + 1}", act)
     else:
         x = net.conv(x, "conv1", widths[0], 7, stride=2)
-    x = norm_act(net, x, "bn1", act)
+    x = normed(net, x, "bn1", act)
     x = net.pool(x, "max", 3, 2, 1)
     for number, (depth, planes) in enumerate(zip(facts["depths"], facts["planes"], strict=True)):
         for index in range(depth):

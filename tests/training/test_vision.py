@@ -180,6 +180,16 @@ def test_config_of_timm() -> None:
     assert ask({"config": config}, micro_batch=2)["request"]["engine"] == "timm"
 
 
+def test_another_number_of_classes() -> None:
+    """A classifier of 10 instead of 1000 rows of 768 numbers and a bias, and two moments for each."""
+    plain = ask("google/vit-base-patch16-224", micro_batch=2)["report"]
+    fewer = ask("google/vit-base-patch16-224", micro_batch=2, num_classes=10)["report"]
+    assert plain["weights_bytes"] - fewer["weights_bytes"] == 990 * 769 * 4
+    assert plain["steady_bytes"] - fewer["steady_bytes"] >= 3 * 990 * 769 * 4
+    timm_plain = ask("timm/resnet50", micro_batch=2)["report"]["weights_bytes"]
+    assert timm_plain - ask("timm/resnet50", micro_batch=2, num_classes=10)["report"]["weights_bytes"] == 990 * 2049 * 4
+
+
 TOWER = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "image_size": 64,
          "patch_size": 16}  # fmt: skip
 STAGES = {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 2, 1, 1], "embedding_size": 16, "image_size": 64}
@@ -237,6 +247,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"model": "timm/vit_small_patch14_dinov2", "settings": {"finetuning": "freeze"}}, "settings.finetuning", "num_classes"),
     ({"model": "timm/resnet50", "task": "inference"}, "task", "training"),
     ({"model": "openai/clip-vit-base-patch32"}, "model", "ForImageClassification"),
+    ({"model": {"config": {"model_type": "segformer", "architectures": ["SegformerForSemanticSegmentation"]}}}, "model",
+     "ForImageClassification"),
+    ({"model": {"config": {"model_type": "swinv2"}}}, "model", "timm/NAME"),
 ]  # fmt: skip
 
 

@@ -80,7 +80,8 @@ def check_pipeline(request: Request, architecture: Architecture) -> None:
 def check_picture(request: Request, architecture: Architecture) -> None:
     """Refuse inference of image models that no engine here runs."""
     network = architecture.network
-    if network is not None and network.library != USUAL and request.task == "inference":
+    counted = request.method == "rule-of-thumb"
+    if network is not None and network.library != USUAL and request.task == "inference" and not counted:
         raise RequestError(
             tr("task: inference of %(library)s models is not modelled; their training is.", library=network.library),
             field="task",

@@ -92,7 +92,7 @@ def read_config(values: Mapping[str, Any], *, name: str = "") -> Architecture:
         rotary_tables=rotary_tables(values, decoder) if decoder is not None else (),
         rotary_axes=rotary_axes(values, cfg.model_type),
         wiring=wiring_of(values),
-        network=network_of(cfg, built.components),
+        network=network_of(cfg, class_name, built.components),
     )
 
 

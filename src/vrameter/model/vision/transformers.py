@@ -26,6 +26,8 @@ ACTS = {
     "relu": "relu", "relu6": "relu6", "gelu": "gelu", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "quick_gelu": "quick_gelu",
     "silu": "silu", "swish": "silu",
 }  # fmt: skip
+# Classes that are a tower alone, or one with a single classifier.
+CLASSES = ("Model", "ForImageClassification")
 # What an activation is where a config is silent.
 DEFAULT_ACTS = {
     "clip": "quick_gelu",
@@ -37,9 +39,11 @@ DEFAULT_ACTS = {
 }
 
 
-def network_of(cfg: Config, components: Sequence[Component]) -> Network | None:
+def network_of(cfg: Config, class_name: str, components: Sequence[Component]) -> Network | None:
     """Return the program of a model of nothing but a tower and its classifier; None for all others."""
-    if cfg.model_type not in KINDS or {component.kind for component in components} - {"vision", "head"}:
+    if cfg.model_type not in KINDS or not class_name.endswith(CLASSES):
+        return None
+    if {component.kind for component in components} - {"vision", "head"}:
         return None
     module, function, kind, checkpoints = KINDS[cfg.model_type]
     body = next(component for component in components if component.kind == "vision")

@@ -9,7 +9,7 @@ from typing import Any
 from vrameter.engines import Ask
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
-from vrameter.model.architecture import Architecture, Component
+from vrameter.model.architecture import Architecture, Component, Tensor
 from vrameter.model.vision.network import Network, architecture
 from vrameter.settings.training import TrainingSettings
 from vrameter.training.stacks import Stack
@@ -60,11 +60,17 @@ def _resized(shape: Architecture, size: tuple[int, int], classes: int) -> Archit
     if network.library != "transformers":
         return replace(architecture(changed), name=shape.name)
     components = tuple(
-        replace(component, tensors=tuple(tensor._replace(shape=(classes, *tensor.shape[1:])) for tensor in component.tensors))
-        if component.kind == "head" else component
+        replace(component, tensors=tuple(_relabelled(tensor, network.classes, classes) for tensor in component.tensors))
+        if component.kind == "head"
+        else component
         for component in shape.components
-    )  # fmt: skip
+    )
     return replace(shape, network=changed, components=components)
+
+
+def _relabelled(tensor: Tensor, before: int, after: int) -> Tensor:
+    """Return a classifier's tensor for another number of classes."""
+    return tensor._replace(shape=(after, *tensor.shape[1:])) if tensor.shape[:1] == (before,) else tensor
 
 
 @lru_cache(maxsize=64)

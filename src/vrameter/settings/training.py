@@ -230,6 +230,7 @@ class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     image_size: Annotated[Pixels | Annotated[list[Pixels], Meta(min_length=1, max_length=2)] | None,
                           Meta(description="height and width of images [pixels]")] = None  # fmt: skip
+    num_classes: Annotated[int, Meta(ge=0, le=10**7, description="outputs of an image classifier")] | None = None
     num_frames: Annotated[int, Meta(ge=1, le=2**20, description="frames of a video [frames]")] | None = None
     text_len: Annotated[int, Meta(ge=1, le=2**20, description="tokens of a prompt [tokens]")] | None = None
     video: Annotated[dict[str, Any] | None, Meta(description="limits of a video processor")] = None

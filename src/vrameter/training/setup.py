@@ -23,6 +23,7 @@ from vrameter.training.adapting import READS_NUMBERS, Adapting, adapting, canoni
 from vrameter.training.programs.scene import Numbers
 from vrameter.training.recipes import SIZES, Recipe, eager_recipe
 from vrameter.training.stacks import Stack, stack
+from vrameter.training.vision import asking
 
 DEFAULT_LENGTH = 2048
 # An optimizer that trains a few layers at a time (R. Pan et al., "LISA", 2024, arXiv:2403.17919).
@@ -52,7 +53,7 @@ SCORED = ("sequence-classification", "reward")
 # Quantised bases of which peft's preparation widens the rest: not those of GPTQ, AQLM, EETQ, HQQ and torchao.
 WIDENED = ("bnb", "awq", "nf4", "fp4")
 FROZEN_NAMES = {
-    "vit": ("vision", "audio"), "vision": ("vision",), "aligner": ("projector",), "projector": ("projector",), "audio": ("audio",),
+    "vit": ("vision", "audio"), "vision": ("vision",), "aligner": ("projector",), "projector": ("projector",), "audio": ("audio",), "backbone": ("vision",),
     "llm": ("decoder", "head"), "encoder": ("encoder",),
 }  # fmt: skip
 
@@ -199,11 +200,14 @@ def setup(ask: Ask) -> Setup:
     settings, assumed = _with_defaults(given, found, stated)
     settings = _micro_batch(_with_arguments(settings, ask), found, ask)
     architecture = untied(ask.architecture) if found.unties else ask.architecture
-    if settings.objective in SCORED:
+    picture = asking.is_picture(ask, found)
+    if settings.objective in SCORED and not picture:
         architecture = headless(architecture)
     elif settings.mtp_num_layers:
         architecture = looking_ahead(architecture)
-    if settings.finetuning == "freeze":
+    if picture:
+        architecture = asking.prepared(ask, settings, found, TRAINED)
+    elif settings.finetuning == "freeze":
         architecture = last_layers(architecture, settings.num_trainable_layers or 2)
     rule = optimizer(settings.optimizer)
     if rule.name == LISA and settings.finetuning == "full":
@@ -214,10 +218,13 @@ def setup(ask: Ask) -> Setup:
     if plan.from_config and (not tunes or unpacks):
         plan = weight_plan(architecture, dtype=ask.request.dtype, quantization="none")
     degrees = _degrees(ask, found)
+    rule = optimizer(
+        "sgd_momentum" if found.name == "ultralytics" and settings.optimizer == "sgd" else settings.optimizer
+    )
     if found.fused_steps and rule.name == "adamw_torch":
         rule = replace(rule, step="fused", temporaries=0)
     warnings = list(plan.warnings)
-    length = _length(architecture, settings, assumed, warnings)
+    length = 1 if picture else _length(architecture, settings, assumed, warnings)
     frozen = _frozen(settings)
     adapters = None
     if tunes:

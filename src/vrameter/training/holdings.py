@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from vrameter.memory.optimizer import Parameter
@@ -14,6 +14,8 @@ from vrameter.training.programs.scene import Use
 from vrameter.training.setup import TRAINED, Setup
 from vrameter.units import ceil_div
 
+# Quantised bases for which peft has a LoRA layer of its own, which leaves inputs uncast under autocast.
+UNCAST = ("bnb", "nf4", "fp4", "awq", "aqlm", "eetq", "hqq")
 _OUTSIDE = ("token", "position", "head")
 
 
@@ -65,6 +67,8 @@ class Holding:
         if packed or (setup.degrees.fsdp and not recipe.numbers.autocast):
             element = recipe.numbers.compute
         adapter = setup.adapters.use(component.kind, tensor) if setup.adapters else None
+        if adapter is not None and packed and not (setup.plan.quantization or "").lower().startswith(UNCAST):
+            adapter = replace(adapter, casts=True)
         return Use(
             element=element, trained=trained, grad_element=recipe.gradient,
             unpacked=tensor.size * recipe.numbers.compute if packed else 0,

@@ -50,6 +50,8 @@ class AdapterUse:
     folded
         Whether the update is added to the stored parameter before the product, as peft does where a parameter is targeted
         and not a module.
+    casts
+        Whether its input is cast beside a quantised matrix under autocast too, as where peft has no class of its own for it.
     """
 
     rank: int
@@ -59,6 +61,7 @@ class AdapterUse:
     options: Mapping[str, Any] = field(default_factory=dict)
     feedforward: bool = False
     folded: bool = False
+    casts: bool = False
 
 
 @dataclass(slots=True)
@@ -116,7 +119,7 @@ class Site:
 
         Beside a quantised matrix autocast does without them: peft leaves the input as it is there.
         """
-        if self.unpacked and self.scene.numbers.autocast:
+        if self.unpacked and self.scene.numbers.autocast and not self.use.casts:
             return self.dropped(x)
         inner = self.graph.cast(x, element or self.element)
         self.standing.append(inner)

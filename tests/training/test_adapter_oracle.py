@@ -13,7 +13,7 @@ from tests.training.scenes import TOY
 from vrameter import estimate
 from vrameter.memory.adapters import Matrix, adapter_size
 from vrameter.settings.training import RANKS
-from vrameter.training.adapting import READS_NUMBERS
+from vrameter.training.adapter_options import READS_NUMBERS
 from vrameter.training.programs.adapters import AdapterUse, beside
 
 torch = pytest.importorskip("torch")

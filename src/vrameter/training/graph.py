@@ -366,6 +366,7 @@ class Graph:
                 if weight.slot is not None and self.keeps:
                     weight.cast = cast
         element = compute or (x.element if weight.unpacked else max(x.element, weight.element))
+        # LLM.int8() multiplies integers: its input is cast and quantised, and the matrix unpacked for gradients alone.
         keep_weight = cast if x.slot is not None else None
         kept = self.cast(x, weight.keeps_input) if weight.keeps_input > 0 else x
         again = weight.unpacked
@@ -375,7 +376,7 @@ class Graph:
         out = self.op(
             [x], width, element=element, saves=[kept] if weight.slot is not None or weight.keeps_input else (),
             work=again + (cast.bytes if cast and weight.slot is not None else 0),
-            scratch=again, weights=[weight], kind=TOKENS,
+            scratch=3 * x.rows * x.width if weight.keeps_input == ITSELF else again, weights=[weight], kind=TOKENS,
         )  # fmt: skip
         if out.slot is not None and keep_weight is not None:
             self.nodes[-1].saved.append(keep_weight)

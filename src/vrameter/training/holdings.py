@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
@@ -17,6 +17,8 @@ from vrameter.training.programs.scene import Use
 from vrameter.training.setup import TRAINED, Setup
 from vrameter.units import ceil_div
 
+# Quantised bases for which peft has a LoRA layer of its own, which leaves inputs uncast under autocast.
+UNCAST = ("bnb", "nf4", "fp4", "awq", "aqlm", "eetq", "hqq")
 _OUTSIDE = ("token", "position", "head")
 # Bytes a number while GPTQ's words are shifted apart: int32, and int8 beside it.
 SHIFTS = 5
@@ -72,6 +74,8 @@ class Holding:
         if packed or (setup.degrees.fsdp and not recipe.numbers.autocast):
             element = recipe.numbers.compute
         adapter = setup.adapters.use(component.kind, tensor) if setup.adapters else None
+        if adapter is not None and packed and not (setup.plan.quantization or "").lower().startswith(UNCAST):
+            adapter = replace(adapter, casts=True)
         return Use(
             element=element, trained=trained, grad_element=recipe.gradient,
             unpacked=tensor.size * recipe.numbers.compute * setup.stack.unpacks if packed else 0,

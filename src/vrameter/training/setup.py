@@ -19,7 +19,8 @@ from vrameter.model.megatron import Arguments
 from vrameter.model.output_layer import untied
 from vrameter.settings.training import AdapterSettings, TrainingSettings
 from vrameter.spec import Parallelism, check
-from vrameter.training.adapting import READS_NUMBERS, Adapting, adapting, canonical_of
+from vrameter.training.adapter_options import READS_NUMBERS, canonical_of
+from vrameter.training.adapting import Adapting, adapting
 from vrameter.training.programs.scene import Numbers
 from vrameter.training.recipes import SIZES, Recipe, eager_recipe
 from vrameter.training.stacks import Stack, stack

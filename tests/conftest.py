@@ -9,7 +9,7 @@ import pytest
 
 from vrameter.i18n import set_language
 
-collect_ignore = ["live_bytes.py"]  # needs torch, and holds no tests
+collect_ignore = ["live_bytes.py", "training/denoisers.py"]  # need torch, and hold no tests
 
 
 NOBODY = "http://127.0.0.1:9"

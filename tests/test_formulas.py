@@ -76,6 +76,7 @@ REQUESTS = [
     {"model": "gemma-3-12b", "engine": "sglang", "device": "h100"},
     {"model": "llama-3.1-8b", "engine": "tensorrt-llm", "device": "h100"},
     {"model": "llama-3.1-8b", "engine": "tgi", "device": "h100"},
+    {"model": "llama-3.1-8b", "engine": "litgpt", "quantization": "bnb-nf4", "device": "h100"},
     {"model": "stable-diffusion-xl-base-1.0", "device": "rtx-4090", "settings": {"vae_tiling": True, "fuse_qkv": True}},
     {"model": "CogVideoX-5b", "device": "h100", "settings": {"offload": "sequential"}},
 ]

@@ -57,3 +57,18 @@ def test_counts_and_files_of_mixtures() -> None:
     assert count["deepseek-ai/DeepSeek-V3.2"] - count["deepseek-ai/DeepSeek-V3"] == 61 * 13_959_424
     weights = [estimate({"model": f"openai/gpt-oss-{size}"})["report"]["weights_bytes"] for size in ("20b", "120b")]
     assert weights == [13_761_264_768, 65_248_815_744]
+
+
+def test_the_rule_of_thumb_of_8_8_billion_in_fp32() -> None:
+    """35.2 GB of weights; 45.8 and 52.8 for inference; 105.6 for training, told as about 106 and more."""
+    sizes = estimate({"model": "8.8B", "dtype": "fp32"})["rule_of_thumb"]["gb"]
+    assert [sizes[name] for name in ("weights", "inference_low", "inference_high", "training")] == pytest.approx(
+        [35.2, 45.76, 52.8, 105.6]
+    )
+
+
+def test_concurrency_that_vllm_prints() -> None:
+    """VLLM PR 12569: 1381 blocks of 16 tokens serve 10.79 sequences of 2048."""
+    settings = {"num_gpu_blocks_override": 1381, "max_model_len": 2048}
+    cache = estimate({"model": "llama-3.1-8b", "engine": "vllm", "device": "h100", "settings": settings})["kv_cache"]
+    assert (cache["blocks"], cache["tokens"], cache["max_concurrency"]) == (1381, 22_096, 10.79)

@@ -34,7 +34,7 @@ class VrameterError(Exception):
         answer: dict[str, str | None] = {"kind": self.kind, "message": self.message, "field": self.field}
         if self.hint:
             answer["hint"] = self.hint
-        return answer
+        return {name: text and text.encode(errors="backslashreplace").decode() for name, text in answer.items()}
 
 
 class RequestError(VrameterError):
@@ -73,10 +73,19 @@ class SourceError(VrameterError):
     unreachable = False
 
 
+LEAST_PART = 4  # letters that a part of a name has
+
+
 def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """Return up to `count` known names that look like `name`, the nearest first."""
+    """Return up to `count` known names that look like `name`, the nearest first; else those that hold it.
+
+    >>> closest("adamww", ["adamw", "lion_8bit"]), closest("8bit", ["adamw", "lion_8bit"])
+    (['adamw'], ['lion_8bit'])
+    """
     from difflib import get_close_matches
 
     lowered = {item.lower(): item for item in known}
     found = get_close_matches(name.lower(), list(lowered), n=count, cutoff=0.72)
+    if not found and len(name) >= LEAST_PART:
+        found = [item for item in lowered if name.lower() in item][:count]
     return [lowered[item] for item in found]

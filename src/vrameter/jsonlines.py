@@ -33,6 +33,12 @@ def batch(lines: Iterable[bytes | str]) -> Iterator[tuple[bytes, bool]]:
             try:
                 request = decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                if _half_character(line):
+                    raise RequestError(
+                        tr("line %(number)s: holds half a character (a lone \\ud800 to \\udfff).", number=number),
+                        field=f"line {number}",
+                        hint=tr("Write the character itself, or both halves of it."),
+                    ) from None
                 raise RequestError(
                     tr("line %(number)s: is not JSON (%(reason)s).", number=number, reason=str(error)),
                     field=f"line {number}",
@@ -41,3 +47,14 @@ def batch(lines: Iterable[bytes | str]) -> Iterator[tuple[bytes, bool]]:
             yield encode(estimate(request)), True
         except VrameterError as error:
             yield encode({"error": error.to_dict()}), False
+
+
+def _half_character(line: bytes | str) -> bool:
+    """Say whether a line is JSON but for a lone half of a surrogate pair, which is no character."""
+    import json
+
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True

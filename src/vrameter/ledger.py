@@ -27,9 +27,9 @@ def formula_of(term: Callable[..., int]) -> str:
     return " ".join(lines)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Item:
-    """One line of the ledger.
+    """One line of the ledger; nothing changes it once it is made. It is not frozen because searches make a million of them.
 
     Parameters
     ----------

@@ -99,6 +99,16 @@ def _devices(ask: Request) -> tuple[Device | None, int]:
         given.append(("num_devices", 1))
     total = max([value for _, value in given if value is not None], default=1)
     for field, value in given:
+        if field == "parallelism" and value and value < total and total % value:
+            raise RequestError(
+                tr(
+                    "parallelism: tensor x pipeline x context x data is %(value)s, which does not divide %(total)s devices.",
+                    value=value,
+                    total=total,
+                ),
+                field=field,
+                hint=tr("Use degrees whose product is a divisor of %(total)s.", total=total),
+            )
         if value != total and not (field == "parallelism" and value and total % value == 0):
             raise RequestError(
                 tr(
@@ -243,9 +253,11 @@ def _echo(ask: Request, device: Device | None, count: int, **resolved: Any) -> d
     shown["device"] = device.id if device else None
     shown["num_devices"] = count
     degrees = ask.parallelism
-    shown["parallelism"] = {name: getattr(degrees, name) for name in Parallelism.__struct_fields__} | resolved.pop(
-        "parallelism", {}
-    )
+    shown["parallelism"] = {
+        **{name: getattr(degrees, name) for name in Parallelism.__struct_fields__},
+        "zero_stage": degrees.zero_stage or 0,
+        **resolved.pop("parallelism", {}),
+    }
     shown["engine"] = ask.engine
     shown["engine_version"] = resolved.pop("engine_version", ask.engine_version)
     if ask.online:

@@ -7,7 +7,7 @@ those of the request seam; an engine's settings carry the engine's own names.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -34,6 +34,7 @@ INFERENCE_ENGINES = (
     "mlx",
     "exllama",
     "tgi",
+    "litgpt",
 )
 TRAINING_ENGINES = (
     "transformers", "trl", "deepspeed", "torchtune", "torchtitan", "litgpt", "megatron", "axolotl", "llama-factory",
@@ -54,12 +55,17 @@ class Parallelism(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     sequence: Annotated[
         bool, Meta(description="whether tensor-parallel devices split the tokens outside the matrices")
     ] = False
-    zero_stage: Annotated[
-        int,
-        Meta(
-            ge=0, le=3, description="what data-parallel copies share: 1 optimizer state, 2 gradients too, 3 weights too"
-        ),
-    ] = 0
+    zero_stage: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=3,
+                description="what data-parallel copies share: 1 optimizer state, 2 gradients too, 3 weights too",
+            ),
+        ]
+        | None
+    ) = None
     fsdp: (
         Annotated[str, Meta(description="fully sharded data parallel: full_shard, shard_grad_op, hybrid_shard, ...")]
         | None
@@ -143,80 +149,56 @@ def check(struct: type[Any], values: Mapping[str, Any], *, path: str) -> Checked
     known = struct.__struct_fields__
     for key in values:
         if key not in known:
-            field = f"{path}{key}"
-            raise UnknownNameError(
-                tr("%(field)s: there is no such field.", field=field),
-                str(key),
-                known,
-                field=field,
-                otherwise=_elsewhere(str(key)) or tr("Use one of: %(names)s.", names=", ".join(known)),
-            )
+            raise _unknown(struct, str(key), f"{path}{key}")
     try:
         return msgspec.convert(values, struct)
     except (msgspec.ValidationError, RecursionError, UnicodeEncodeError) as error:
         raise _explained(struct, values, path, str(error)) from None
 
 
+def _unknown(struct: type[Any], key: str, field: str) -> VrameterError:
+    """Return the error of a field that there is not: what it is called here, or which name looks like it."""
+    message = tr("%(field)s: there is no such field.", field=field)
+    called = getattr(struct, "CALLED", {}).get(key.lower().replace("-", "_"))
+    if called == "":
+        hint = tr("It steers how training goes, not its memory: leave it out.")
+    elif called:
+        hint = tr("It is called %(name)s here.", name=called)
+    else:
+        known = struct.__struct_fields__
+        otherwise = _elsewhere(key) or tr("Use one of: %(names)s.", names=", ".join(known))
+        return UnknownNameError(message, key, known, field=field, otherwise=otherwise)
+    return RequestError(message, field=field, hint=hint)
+
+
 def _explained(struct: type[Any], values: Mapping[str, Any], path: str, message: str) -> VrameterError:
     """Return the error of the first field that does not convert."""
+    from vrameter.expected import choices, expected, struct_of
+
     hints = get_type_hints(struct, include_extras=True)
     for key, value in values.items():
-        nested = [
-            kind for kind in (hints[key], *get_args(hints[key])) if isinstance(kind, type) and issubclass(kind, Struct)
-        ]
-        if isinstance(value, Mapping) and nested:
+        nested = struct_of(hints[key])
+        if isinstance(value, Mapping) and nested is not None:
             try:
-                check(nested[0], value, path=f"{path}{key}.")
+                check(nested, value, path=f"{path}{key}.")
             except VrameterError as error:
                 return error
         try:
             msgspec.convert(value, hints[key])
         except (msgspec.ValidationError, RecursionError, UnicodeEncodeError):
-            field = f"{path}{key}"
-            expected = _expected(hints[key])
-            near = closest(value, _choices(hints[key])) if isinstance(value, str) else []
+            field, wanted = f"{path}{key}", expected(hints[key])
+            near: list[str] = []
+            if isinstance(value, (str, bool, int)):
+                meant = getattr(struct, "MEANT", {}).get(key, {}).get(str(value).lower())
+                near = [meant] if meant else closest(str(value), choices(hints[key]))
             return RequestError(
-                tr("%(field)s: %(value)s is not %(expected)s.", field=field, value=_shown(value), expected=expected),
+                tr("%(field)s: %(value)s is not %(expected)s.", field=field, value=_shown(value), expected=wanted),
                 field=field,
                 hint=tr("Did you mean %(names)s?", names=", ".join(f"'{name}'" for name in near))
                 if near
-                else tr("Give %(expected)s.", expected=expected),
+                else tr("Give %(expected)s.", expected=wanted),
             )
     return RequestError(message, field=path.rstrip(".") or None)
-
-
-def _choices(hint: Any) -> list[str]:
-    found: list[str] = []
-    for kind in (hint, *get_args(hint)):
-        if isinstance(kind, str):
-            found.append(kind)
-        elif get_args(kind) and kind is not hint:
-            found.extend(_choices(kind))
-    return found
-
-
-def _expected(hint: Any) -> str:
-    """Return what a field takes, in words."""
-    choices = _choices(hint)
-    if choices:
-        return tr("one of %(names)s", names=", ".join(choices))
-    kinds = [hint, *get_args(hint)]
-    least = most = None
-    whole = False
-    for kind in [*kinds, *(inner for item in kinds for inner in get_args(item))]:
-        if isinstance(kind, Meta):
-            least = kind.ge if kind.ge is not None else least
-            most = kind.le if kind.le is not None else most
-        whole = whole or kind is int
-    if whole and least is not None and most is not None:
-        return tr("a whole number from %(least)s to %(most)s", least=least, most=most)
-    if whole:
-        return tr("a whole number")
-    if bool in kinds:
-        return tr("true or false")
-    if str in kinds:
-        return tr("a text")
-    return tr("an object")
 
 
 def _elsewhere(name: str) -> str | None:

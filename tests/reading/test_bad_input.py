@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vrameter.errors import RequestError, VrameterError
-from vrameter.reading import read_text, serving
+from vrameter.reading import read, read_text, serving
 from vrameter.reading.configurations import FORMATS
 from vrameter.reading.draft import Draft
 from vrameter.reading.serving import TABLES
@@ -187,3 +187,25 @@ def test_any_flags_are_read_or_refused(data: st.DataObject, engine: str) -> None
 def test_any_text_is_read_or_refused(text: str, name: str) -> None:
     with contextlib.suppress(VrameterError):
         assert read_text(text, name=name).format
+
+
+def test_what_cannot_be_answered_is_told_under_the_files_own_key() -> None:
+    source = "model_name_or_path: llama-3.1-8b\nstage: sft\nfinetuning_type: lora\nlora_rank: 4\nlora_target: qproj\nbf16: true\n"
+    with pytest.raises(VrameterError) as caught:
+        read(source, format="llama-factory")
+    assert caught.value.field == "lora_target"
+    assert caught.value.message.startswith("lora_target: the model has no linear layer qproj")
+    with pytest.raises(VrameterError) as caught:
+        read(source, format="llama-factory", settings={"adapter": {"targets": ["zproj"]}})
+    assert caught.value.field == "settings.adapter.targets"
+    answer = read(source, format="llama-factory", settings={"adapter": {"targets": ["q_proj"]}})
+    assert answer["request"]["settings"]["adapter"] == {"rank": 4, "targets": ["q_proj"]}
+
+
+def test_a_reading_for_a_person_says_what_fits_at_most() -> None:
+    source = "model_name_or_path: llama-3.2-1b\nstage: sft\nfinetuning_type: lora\nbf16: true\n"
+    plain = read(source, format="llama-factory", device="rtx-4090")
+    advised = read(source, format="llama-factory", device="rtx-4090", advise=True)
+    assert "limits" not in plain["response"]
+    assert advised["response"]["limits"]["micro_batch"] >= 1
+    assert advised["request"] == plain["request"]

@@ -95,6 +95,41 @@ KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
         "settings.finetuning": "lora", "settings.seq_len": 2048, "settings.attn_implementation": "flash_attention_2",
         "settings.adapter": {"rank": 8, "alpha": 32.0, "dropout": 0.05, "targets": "all-linear"}, "settings.grad_accumulation": 16,
     }),
+    "verl_grpo.sh": ("verl", {
+        "model": "Qwen/Qwen2.5-7B-Instruct", "num_devices": 8, "settings.seq_len": 4096, "settings.micro_batch": 4,
+        "settings.objective": "grpo", "settings.ref_model": True, "settings.rollout_memory_utilization": 0.6, "dtype": "fp32",
+        "settings.grad_accumulation": 32, "parallelism": {"fsdp": "full_shard"}, "settings.padding_free": True,
+    }),
+    "openrlhf_dpo.sh": ("openrlhf", {
+        "model": "meta-llama/Llama-3.1-8B-Instruct", "num_devices": 4, "settings.objective": "dpo", "parallelism": {"zero_stage": 3},
+        "settings.adapter": {"rank": 16, "targets": "all-linear"}, "settings.seq_len": 4096, "settings.micro_batch": 2,
+        "settings.recompute": "full",
+    }),
+    "megatron_swift.sh": ("megatron-swift", {
+        "model": "Qwen/Qwen3-30B-A3B", "engine": "megatron-swift", "num_devices": 8, "settings.recompute": "selective",
+        "settings.recompute_modules": ["layernorm", "moe_act"], "settings.grad_accumulation": 8,
+        "parallelism": {"expert": 8, "tensor": 2, "sequence": True, "zero_stage": 1},
+        "settings.adapter": {"rank": 16, "alpha": 32, "dropout": 0.05, "targets": "all-linear"},
+    }),
+    "nemo_gpt.yaml": ("nemo", {
+        "num_devices": 16, "settings.precision": "bf16-mixed", "settings.recompute": "selective", "settings.seq_len": 4096,
+        "parallelism": {"tensor": 4, "pipeline": 2, "sequence": True, "zero_stage": 1}, "settings.global_batch_size": 128,
+        "model.megatron_args.max-position-embeddings": 4096, "model.megatron_args.normalization": "RMSNorm",
+        "model.megatron_args.group-query-attention": True, "model.megatron_args.swiglu": True,
+    }),
+    "bridge_lora.yaml": ("megatron-bridge", {
+        "settings.adapter": {"rank": 16, "alpha": 32.0, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]},
+        "settings.recompute_modules": ["core_attn", "mlp"], "settings.moment_dtype": "bf16", "settings.gradient_dtype": "fp32",
+        "settings.use_precision_aware_optimizer": True, "parallelism": {"tensor": 2, "context": 2, "zero_stage": 1},
+    }),
+    "llamafactory_v1.yaml": ("llama-factory-v1", {
+        "model": "Qwen/Qwen3-4B", "quantization": "bnb-nf4-dq", "settings.adapter": {"rank": 16, "alpha": 32.0, "targets": "all-linear"},
+        "parallelism": {"fsdp": "fsdp2"}, "settings.seq_len": 4096,
+    }),
+    "torchtitan_registry.sh": ("torchtitan", {
+        "model": "llama-3.1-8b", "num_devices": 8, "settings.seq_len": 8192, "settings.micro_batch": 2, "settings.recompute_policy": "op",
+        "parallelism": {"tensor": 2},
+    }),
     "Modelfile": ("ollama", {"model": "ollama:llama3.1:8b", "engine": "ollama", "settings": {"num_ctx": 16384}}),
 }  # fmt: skip
 

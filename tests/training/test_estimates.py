@@ -18,7 +18,11 @@ LLAMA = {"config": CONFIGS["llama-3.1-8b"], "name": "llama-3.1-8b"}
 
 def ask(model: Any = LLAMA, *, engine: str = "transformers", num_devices: int = 1, **more: Any) -> dict[str, Any]:
     """Return the response to a training request; settings and other fields by keyword."""
-    fields = {name: more.pop(name) for name in ("dtype", "quantization", "device", "parallelism") if name in more}
+    fields = {
+        name: more.pop(name)
+        for name in ("dtype", "quantization", "device", "parallelism", "engine_version")
+        if name in more
+    }
     return vrameter.estimate(
         {"task": "training", "model": model, "engine": engine, "num_devices": num_devices, "settings": more, **fields}
     )
@@ -95,6 +99,38 @@ def test_megatron_bytes_per_parameter() -> None:
         assert held == each * answer["model"]["num_params"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "weights", "shared"),
+    [
+        # 2 + 4 bytes whole; 4 + 4 + 4 among the devices.
+        ({}, 6, 12),
+        # The lower halves of the masters stand beside bf16 weights; moments stay in fp32 unless they are told.
+        ({"use_precision_aware_optimizer": True}, 6, 10),
+        ({"use_precision_aware_optimizer": True, "moment_dtype": "bf16", "gradient_dtype": "bf16"}, 4, 6),
+        ({"use_precision_aware_optimizer": True, "moment_dtype": "fp8"}, 6, 4),
+    ],
+)
+def test_megatrons_precision_aware_optimizer(settings: dict[str, Any], weights: int, shared: int) -> None:
+    args = {"num-layers": 4, "hidden-size": 512, "num-attention-heads": 8, "seq-length": 64, "max-position-embeddings": 64,
+            "use-mcore-models": True, "bf16": True}  # fmt: skip
+    answer = ask(
+        {"megatron_args": args}, engine="megatron", num_devices=8, parallelism={"data": 8, "zero_stage": 1}, **settings
+    )
+    held = sum(
+        phase(answer, term, "step") for term in ("weights", "gradients", "master_weights", "optimizer_state")
+    )  # fmt: skip
+    assert held == (weights + shared / 8) * answer["model"]["num_params"]
+
+
+def test_bf16_gradients_are_copied_for_the_step() -> None:
+    """Four bytes for each parameter stand while fp32 masters are stepped, and none with the precision-aware optimizer."""
+    args = {"num-layers": 4, "hidden-size": 512, "num-attention-heads": 8, "seq-length": 64, "max-position-embeddings": 64,
+            "use-mcore-models": True, "bf16": True, "grad-reduce-in-bf16": True}  # fmt: skip
+    model = {"megatron_args": args}
+    plain, aware = ask(model, engine="megatron"), ask(model, engine="megatron", use_precision_aware_optimizer=True)
+    assert phase(plain, "temporary", "step") - phase(aware, "temporary", "step") == 4 * plain["model"]["num_params"]
+
+
 # -- laws ------------------------------------------------------------------------------------------------
 
 
@@ -120,6 +156,51 @@ def test_zero_splits_and_the_shards_make_the_whole(stage: int) -> None:
     whole = phase(plain, "optimizer_state", "step")
     assert whole <= 8 * phase(split, "optimizer_state", "step") < whole * 1.001
     assert split["report"]["peak_allocated_bytes"] < plain["report"]["peak_allocated_bytes"]
+
+
+@pytest.mark.parametrize(("stage", "devices"), [(1, 2), (2, 4), (3, 8)])
+def test_a_step_of_zero_makes_fp32_gradients_of_its_shard(stage: int, devices: int) -> None:
+    """The third stage takes 10**9 parameters at a time: more than an eighth of the model."""
+    answer = ask(
+        num_devices=devices, parallelism={"data": devices, "zero_stage": stage}, precision="bf16", dtype="bf16", seq_len=16,
+        optimizer="adamw_torch_fused",
+    )  # fmt: skip
+    shard = 8_030_261_248 // devices
+    assert phase(answer, "temporary", "step") == pytest.approx(
+        6 * min(shard, 10**9) if stage == 3 else 6 * shard, rel=1e-3
+    )
+
+
+def test_old_losses_copy_logits_and_let_the_output_go() -> None:
+    """Logits in fp32, their shifted copy and the log-softmax: 12 bytes a token and word; with the output held 16."""
+    tokens, words = 8192, 128_256
+    asked: dict[str, Any] = {
+        "precision": "bf16",
+        "dtype": "bf16",
+        "seq_len": tokens,
+        "recompute": "full",
+        "finetuning": "lora",
+    }
+    passed = ask(engine_version="4.40", **asked)
+    held = ask(engine="fsdp_qlora", engine_version="2024", **asked)
+    kept = 2 * 33 * tokens * 4096
+    top = [max(answer["report"][f"{name}_bytes"] for name in ("loss", "backward")) for answer in (passed, held)]
+    standing = [
+        phase(answer, "weights", "loss") + phase(answer, "optimizer_state", "loss") for answer in (passed, held)
+    ]
+    logits = [(each - still - kept) / (tokens * words) for each, still in zip(top, standing, strict=True)]
+    assert logits == [pytest.approx(12, abs=0.6), pytest.approx(16, abs=0.6)]
+
+
+def test_an_allocator_that_hoards_stops_at_the_devices_end() -> None:
+    """An old release of ms-swift kept blocks of every length; on a small device there is no room for them."""
+    asked: dict[str, Any] = {"engine": "ms-swift", "finetuning": "lora", "seq_len": 2048, "recompute": "full"}
+    new = ask(device="a100-sxm-80gb", engine_version="3.1", **asked)
+    old = ask(device="a100-sxm-80gb", engine_version="2.x", **asked)
+    small = ask(device="rtx-4090", engine_version="2.x", **asked)
+    assert old["report"]["peak_reserved_bytes"] > 1.2 * new["report"]["peak_reserved_bytes"]
+    assert small["report"]["peak_used_bytes"] <= small["devices"][0]["capacity_bytes"]
+    assert old["report"]["peak_allocated_bytes"] == small["report"]["peak_allocated_bytes"]
 
 
 def test_recompute_and_a_fused_loss_save() -> None:
@@ -192,3 +273,23 @@ def test_missing_targets_name_those_there_are() -> None:
     with pytest.raises(UnknownNameError) as caught:
         ask(finetuning="lora", adapter={"targets": ["zzz"]})
     assert "q_proj" in (caught.value.hint or "")
+
+
+def test_old_classes_lose_in_their_own_numbers() -> None:
+    """Before 4.45 GPT-2 computed its loss on bf16 logits, Llama on an fp32 copy that stayed beside a shifted one."""
+
+    def loss(model: str, version: str) -> int:
+        answer = vrameter.estimate(
+            {
+                "task": "training", "model": model, "engine": "transformers",
+                "engine_version": version, "dtype": "bf16",
+                "settings": {"precision": "bf16", "micro_batch": 4, "seq_len": 1024, "recompute": "full", "autocast": False},
+            }
+        )  # fmt: skip
+        return answer["report"]["loss_bytes"] - answer["report"]["weights_bytes"]
+
+    rows = 4 * 1024 * 50257
+    assert loss("openai-community/gpt2", "5.2") - loss("openai-community/gpt2", "4.40") == pytest.approx(
+        rows * 4, rel=0.1
+    )
+    assert loss("llama-3.1-8b", "4.40") > loss("llama-3.1-8b", "5.2")

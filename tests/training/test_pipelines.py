@@ -166,7 +166,7 @@ def test_changes_that_save_are_named_with_what_they_save() -> None:
         (SDXL, {"resident_components": ["unett"]}, "settings.resident_components", "unet"),
         (SDXL, {"recompute": "selective"}, "settings.recompute", "full"),
         (SDXL, {"image_size": 1000}, "settings.image_size", "992 or 1024"),
-        (SDXL, {"image_size": [512, 512, 3]}, "settings.image_size", "[480, 720]"),
+        (SDXL, {"image_size": [512, 512, 3]}, "settings.image_size", "whole numbers"),
         (SDXL, {"finetuning": "freeze"}, "settings.finetuning", "lora"),
         (SDXL, {"train_text_encoder": True, "precompute": True}, "settings.precompute", "train_text_encoder"),
         (SDXL, {"finetuning": "lora", "adapter": {"targets": ["to_qq"]}}, "settings.adapter.targets", "to_q"),

@@ -35,6 +35,7 @@ def words() -> tuple[str, ...]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 answered, 1 does not fit (with --check), 2 unusable, 3 unreachable."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _arguments[:] = given
     try:
         given = take_language(given)
     except VrameterError as error:
@@ -88,8 +89,18 @@ def take_language(given: list[str]) -> list[str]:
 
 
 def complain(error: VrameterError) -> int:
-    """Write an error and its next step to stderr, and return the exit status."""
-    print(tr("error: %(message)s", message=error.message), file=sys.stderr)
+    """Write an error and its next step to stderr, where JSON was asked for as an object to stdout too; return the exit status."""
+    say(tr("error: %(message)s", message=error.message))
     if error.hint:
-        print(tr("hint: %(hint)s", hint=error.hint), file=sys.stderr)
+        say(tr("hint: %(hint)s", hint=error.hint))
+    if asked("--format") == "json" or asked("-f") == "json":
+        from vrameter.cli.write import write_json
+
+        write_json({"error": error.to_dict()})
     return error.exit_code
+
+
+def say(text: str) -> None:
+    """Write a line to stderr, whatever its encoding can show."""
+    encoding = sys.stderr.encoding or "utf-8"
+    print(text.encode(encoding, errors="backslashreplace").decode(encoding), file=sys.stderr)

@@ -10,9 +10,16 @@ from vrameter.cli.options import output_options, question_options, request_of
 from vrameter.i18n import tr
 
 
+class Ask(click.Command):
+    """The command of a first word that is no command: it has no name of its own."""
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage("vrameter", " ".join(self.collect_usage_pieces(ctx)))
+
+
 def command() -> click.Command:
     """Return the command."""
-    return click.Command(
+    return Ask(
         "vrameter",
         callback=run,
         params=[click.Argument(["model"], required=False), *question_options(), *output_options()],

@@ -31,7 +31,9 @@ def run(model: str | None, format_: str, term: str | None, **given: Any) -> int:
     from vrameter.cli.write import write_explanation
     from vrameter.response import estimate
 
-    response = estimate(request_of(model, given))
+    request = request_of(model, given)
+    request.get("settings", {}).pop("advise", None)  # what else could be done explains nothing
+    response = estimate(request)
     entries = response["devices"]
     items = entries[0]["items"]
     names = list(dict.fromkeys(item["term"] for entry in entries for item in entry["items"]))

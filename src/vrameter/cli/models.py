@@ -28,11 +28,20 @@ def command() -> click.Command:
 def run(pattern: str | None, format_: str, types: bool, all_: bool) -> int:
     """List models, or kinds of network."""
     from vrameter.cli.write import write_table
+    from vrameter.errors import UnknownNameError
 
     if types:
         from vrameter.model.families.index import MODULES
 
         kinds = sorted(name for name in MODULES if (pattern or "").lower() in name.lower())
+        if not kinds:
+            raise UnknownNameError(
+                tr("PATTERN: no kind of network holds '%(value)s'.", value=pattern or ""),
+                pattern or "",
+                MODULES,
+                field="PATTERN",
+                otherwise=tr("List the kinds with: vrameter models --types"),
+            )
         return write_table([(tr("kind of network"), "left")], [(name,) for name in kinds], format_, plain=kinds)
     return _list(pattern or "", format_, all_=all_)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from vrameter.errors import RequestError, VrameterError
 from vrameter.i18n import tr
@@ -27,6 +27,8 @@ COMMON = frozenset({
     "tp", "pp", "dp", "ep", "cp",
 })  # fmt: skip
 SHORT = {"tensor": "--tp", "pipeline": "--pp", "data": "--dp", "expert": "--ep", "context": "--cp"}
+MOST_WORDS = 8  # of a field's words in its help
+ALL = "all-linear"  # a word in the place of a list of names
 _THOUSANDS = re.compile(r"(\d+)([kKmM])\Z")
 
 
@@ -236,7 +238,20 @@ def _setting_options() -> list[click.Parameter]:
     if struct is None:
         return []
     hints = get_type_hints(struct, include_extras=True)
-    return [_setting_option(name, hints[name]) for name in struct.__struct_fields__]
+    options: list[click.Parameter] = []
+    for name in struct.__struct_fields__:
+        options.append(_setting_option(name, hints[name]))
+        inner = _struct_in(hints[name])
+        if inner is not None:
+            within = get_type_hints(inner, include_extras=True)
+            options += [_setting_option(f"{name}_{field}", within[field]) for field in inner.__struct_fields__]
+    return options
+
+
+def _struct_in(hint: Any) -> type[Struct] | None:
+    """Return the struct of a setting that is an object with fields of its own."""
+    found = [kind for kind in _plain_kinds(hint) if isinstance(kind, type) and issubclass(kind, Struct)]
+    return found[0] if found else None
 
 
 def _setting_option(name: str, hint: Any) -> click.Option:
@@ -244,6 +259,13 @@ def _setting_option(name: str, hint: Any) -> click.Option:
     kinds = _plain_kinds(hint)
     flag = flag_of(name)
     text = help_of(hint)
+    words = _words_of(hint)
+    if list in kinds:
+        return click.Option(
+            [flag], type=Names(), metavar="NAME,..." if str in _item_kinds(hint) else "N,...", help=text
+        )
+    if words:
+        return click.Option([flag], type=Value(), metavar="|".join(words), help=text)
     if kinds == {bool}:
         return click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=text)
     if kinds == {int}:
@@ -251,6 +273,21 @@ def _setting_option(name: str, hint: Any) -> click.Option:
     if kinds <= {int, float}:
         return click.Option([flag], type=click.FLOAT, metavar="X", help=text)
     return click.Option([flag], type=Value(), metavar="NAME" if kinds <= {str} else "VALUE", help=text)
+
+
+def _words_of(hint: Any) -> list[str]:
+    """Return the words that a field takes, where it takes nothing else and they are few."""
+    if get_origin(hint) is Literal:
+        return [str(word) for word in get_args(hint)]
+    found = [word for part in get_args(hint) if not isinstance(part, Meta) for word in _words_of(part)]
+    return found if len(found) <= MOST_WORDS else []
+
+
+def _item_kinds(hint: Any) -> set[Any]:
+    """Return the types of what stands in a field's lists."""
+    if get_origin(hint) is list:
+        return {kind for item in get_args(hint) for kind in (item, *get_args(item))}
+    return {kind for part in get_args(hint) for kind in _item_kinds(part)}
 
 
 def _plain_kinds(hint: Any) -> set[Any]:
@@ -284,11 +321,29 @@ class Value(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return value
 
 
+class Names(Value):
+    """Names or numbers separated by commas, or a JSON list; one alone is a list too where only lists are taken."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if not isinstance(found, str) or found == ALL:
+            return found
+        return [super(Names, self).convert(part.strip(), param, ctx) for part in found.split(",") if part.strip()]
+
+
 def described_messages() -> list[str]:
     """Return the descriptions that fields carry, for translation."""
     found = []
-    for struct in (Parallelism, Request, *structs().values()):
-        for hint in get_type_hints(struct, include_extras=True).values():
+    shown: list[type[Any]] = [Parallelism, Request, *structs().values()]
+    hints_of = [get_type_hints(struct, include_extras=True) for struct in shown]
+    inner = [
+        _struct_in(hint)
+        for struct, hints in zip(shown, hints_of, strict=True)
+        for hint in map(hints.get, struct.__struct_fields__)
+    ]
+    hints_of += [get_type_hints(struct, include_extras=True) for struct in inner if struct is not None]
+    for hints in hints_of:
+        for hint in hints.values():
             found += [
                 meta.description
                 for kind in (hint, *get_args(hint))
@@ -338,12 +393,39 @@ def request_of(model: str | None, given: dict[str, Any]) -> dict[str, Any]:
         request["parallelism"] = degrees
     struct = _settings_struct()
     settings = {name: given[name] for name in struct.__struct_fields__ if given.get(name) is not None} if struct else {}
-    settings.update(_named_settings(given.get("set") or ()))
-    if _trains() and request.get("device") is not None:
+    for name, inner in _inner_structs(struct).items():
+        parts = {field: given[f"{name}_{field}"] for field in inner if given.get(f"{name}_{field}") is not None}
+        if parts:
+            settings[name] = {**(settings.get(name) or {}), **parts}
+    _merge(settings, _named_settings(given.get("set") or ()))
+    if _trains() and request.get("device") is not None and _has_shape(request):
         settings.setdefault("advise", True)
     if settings:
         request["settings"] = settings
     return request
+
+
+def _has_shape(request: dict[str, Any]) -> bool:
+    """Say whether a question is about a model's shape, not about a number of parameters."""
+    from vrameter.units import is_count
+
+    return request.get("method") != "rule-of-thumb" and not is_count(request["model"])
+
+
+def _inner_structs(struct: type[Any] | None) -> dict[str, tuple[str, ...]]:
+    """Return the settings that are objects, with their fields."""
+    if struct is None:
+        return {}
+    hints = get_type_hints(struct, include_extras=True)
+    inner = {name: _struct_in(hints[name]) for name in struct.__struct_fields__}
+    return {name: kind.__struct_fields__ for name, kind in inner.items() if kind is not None}
+
+
+def _merge(settings: dict[str, Any], more: dict[str, Any]) -> None:
+    """Put further settings into settings; objects are put together field by field."""
+    for name, value in more.items():
+        own = settings.get(name)
+        settings[name] = {**own, **value} if isinstance(own, dict) and isinstance(value, dict) else value
 
 
 def _named_settings(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -359,7 +441,9 @@ def _named_settings(pairs: tuple[str, ...]) -> dict[str, Any]:
                 hint=tr("Give %(expected)s.", expected="--set batch_size=4"),
             )
         try:
-            settings[name.replace("-", "_")] = msgspec.json.decode(text)
+            value = msgspec.json.decode(text)
         except msgspec.DecodeError:
-            settings[name.replace("-", "_")] = text
+            value = text
+        first, dot, field = name.replace("-", "_").partition(".")
+        _merge(settings, {first: {field: value} if dot else value})
     return settings

@@ -46,4 +46,4 @@ def run(source: tuple[str, ...], model: str | None, as_: str | None, format_: st
         from vrameter.reading.documents import MAX_BYTES
 
         text = sys.stdin.read(MAX_BYTES + 1) + "\n"
-    return write_reading(read(text, format=as_, **asked), format_, check=check)
+    return write_reading(read(text, format=as_, advise=True, **asked), format_, check=check)

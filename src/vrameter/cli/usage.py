@@ -14,7 +14,7 @@ def explained(error: click.ClickException) -> VrameterError:
     if isinstance(error, click.NoSuchOption):
         known = [flag for param in (error.ctx.command.params if error.ctx else []) for flag in param.opts]
         near = closest(error.option_name, known)
-        elsewhere = _of_another_engine(error.option_name)
+        elsewhere = _called(error.option_name, known) or _of_another_engine(error.option_name)
         if elsewhere:
             hint, near = elsewhere, []
         return RequestError(
@@ -31,6 +31,20 @@ def explained(error: click.ClickException) -> VrameterError:
     if isinstance(error, click.BadOptionUsage):
         return RequestError(tr("%(flag)s: needs a value.", flag=error.option_name), field=error.option_name, hint=hint)
     return RequestError(error.format_message(), hint=hint)
+
+
+def _called(flag: str, known: list[str]) -> str | None:
+    """Return a hint for a flag that other programs have under another name."""
+    from vrameter.settings import struct_of
+
+    name = flag.lstrip("-").replace("-", "_")
+    called = getattr(struct_of("", "training"), "CALLED", {}).get(name)
+    if called is None:
+        return None
+    if called == "":
+        return tr("It steers how training goes, not its memory: leave it out.")
+    ours = "--" + called.partition(",")[0].rpartition("parallelism.")[2].replace(".", "-").replace("_", "-")
+    return tr("Did you mean %(names)s?", names=ours) if ours in known else None
 
 
 def _of_another_engine(flag: str) -> str | None:

@@ -26,8 +26,10 @@ def write_text(text: str) -> None:
 
 def warn(messages: Iterable[str]) -> None:
     """Write warnings to stderr."""
+    from vrameter.cli import say
+
     for message in messages:
-        print(tr("note: %(message)s", message=message), file=sys.stderr)
+        say(tr("note: %(message)s", message=message))
 
 
 def status_of(response: Mapping[str, Any], *, check: bool) -> int:

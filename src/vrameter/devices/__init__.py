@@ -32,7 +32,8 @@ ENDINGS = ("gpus", "gpu", "graphics")
 _COUNTED = re.compile(r"\s*(?P<count>\d+)\s*[x×*]\s*(?P<name>\S.*)", re.IGNORECASE | re.DOTALL)
 _COUNTED_AFTER = re.compile(r"\s*(?P<name>\S.*?)\s+[x×*]\s*(?P<count>\d+)\s*", re.IGNORECASE | re.DOTALL)
 _MARKS = re.compile(r"\((?:r|tm|c)\)|[®™©]", re.IGNORECASE)
-_SIZE = re.compile(r"\s*[\d.]+\s*[kmgt]i?b?\s*\Z", re.IGNORECASE)
+_NUMBER_OF_A_CARD = re.compile(r"\d{3,}")
+_SIZE = re.compile(r"\s*[+-]?[\d.,]*\d(e[+-]?\d+)?\s*(?:[kmgtp]i?b?|[kmgtp]?i?b)?\s*\Z", re.IGNORECASE)
 
 
 class _Table(msgspec.Struct):
@@ -63,9 +64,8 @@ def find(name: str) -> Device:
         raise _unknown(name[:77] + "...")
     found = _table().names.get(canonical(name))
     if found is None:
-        size = parse_bytes(name) if _SIZE.match(name) else None
-        if size:
-            return from_spec(name.strip(), size)
+        if _SIZE.match(name) and not _NUMBER_OF_A_CARD.fullmatch(name.strip()):
+            return from_spec(name.strip(), _size(name))
         part = slices.split(name)
         if part is not None:
             return slices.slice_of(_card_of(*part), part[1], part[2], _rules()["slices"])
@@ -75,6 +75,25 @@ def find(name: str) -> Device:
     others = ", ".join(found[1:4])
     note = tr("'%(name)s' is taken for %(id)s (also: %(others)s).", name=name.strip(), id=found[0], others=others)
     return _noted(_device(found[0]), note)
+
+
+def _size(text: str) -> int:
+    """Return the bytes of a size that stands for a card, at least one and no more than a card can have."""
+    size = parse_bytes(text)
+    if size and size <= MAX_CAPACITY and text.strip()[-1].isalpha():
+        return size
+    shown = text.strip()
+    raise RequestError(
+        tr(
+            "device: '%(value)s' is not a size of memory between 1 B and %(most)s.",
+            value=shown,
+            most=format_bytes(MAX_CAPACITY),
+        ),
+        field="device",
+        hint=tr("Did you mean %(names)s?", names=f"'{shown}GiB'")
+        if re.fullmatch(r"\d+(\.\d+)?", shown) and float(shown)
+        else tr("Give one such as 24GiB."),
+    )
 
 
 def _card_of(name: str, profile: str, gb: int) -> Device:

@@ -36,6 +36,7 @@ ENGINES = {
     "ollama": "vrameter.engines.ollama",
     "mlx": "vrameter.engines.mlx",
     "exllama": "vrameter.engines.exllama",
+    "litgpt": "vrameter.engines.litgpt",
     "diffusers": "vrameter.engines.diffusers",
 }
 SPLITS_UNEVENLY = frozenset({"transformers", "llama.cpp", "ollama", "exllama"})
@@ -135,6 +136,25 @@ def default_length(architecture: Architecture, asked: int | None, warnings: list
     return asked
 
 
+def check_answer(length: int, answer: int, setting: str) -> None:
+    """Refuse an answer that leaves no prompt within the context.
+
+    Parameters
+    ----------
+    setting
+        What the engine calls the tokens of the answer: ``max_new_tokens``.
+    """
+    if answer >= length:
+        raise RequestError(
+            tr(
+                "settings.%(setting)s: %(value)s leaves no prompt within context_length %(length)s.",
+                setting=setting, value=answer, length=length,
+            ),
+            field=f"settings.{setting}",
+            hint=tr("context_length counts prompt and answer together: raise it above %(value)s.", value=answer),
+        )  # fmt: skip
+
+
 def grouped(ledgers: list[Ledger], copies: int, *, devices: Sequence[Device] = ()) -> tuple[tuple[Ledger, int], ...]:
     """Return ledgers with how many devices are like each: those of equal items on one kind of device are one entry.
 
@@ -192,6 +212,12 @@ def engine(name: str, task: str) -> Any:
             tr("engine: '%(value)s' is not modelled in this version.", value=name),
             field="engine",
             hint=tr("Use one of: %(names)s.", names=", ".join(ENGINES)),
+        )
+    if lowered in TRAINING_ENGINES:
+        raise RequestError(
+            tr("engine: '%(value)s' trains, and the task is inference.", value=name),
+            field="engine",
+            hint=tr('Say {"task": "training"}; on the command line --task training.'),
         )
     raise UnknownNameError(
         tr("engine: '%(value)s' is not an engine known here.", value=name),

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from vrameter.engines import Answer, Ask, default_length
+from vrameter.engines import Answer, Ask, check_answer, default_length
+from vrameter.engines.generation import Generation, check_one_device, limits
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
 from vrameter.ledger import Item, Ledger, item
@@ -27,7 +28,6 @@ from vrameter.memory.cache_formats import FORMATS, CacheFormat, grouped_format
 from vrameter.memory.state_cache import state_bytes_per_sequence, state_cache_bytes
 from vrameter.memory.weights import WeightPlan
 from vrameter.model.architecture import Architecture, Attention
-from vrameter.search import MOST_SEQUENCES, MOST_TOKENS, largest_fitting
 from vrameter.settings.mlx import MlxSettings
 from vrameter.spec import check
 from vrameter.units import GB, ceil_to
@@ -57,15 +57,6 @@ def growth_bytes(*, num_seqs: int, num_tokens: int, entry_bytes: int) -> int:
         num_seqs * num_tokens * entry_bytes
     """
     return num_seqs * num_tokens * entry_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Sequences, and the tokens of each: of its prompt, and at its end."""
-
-    num_seqs: int
-    prompt: int
-    total: int
 
 
 @dataclass(frozen=True)
@@ -129,7 +120,7 @@ class Run:
 
     # -- the ledger ---------------------------------------------------------------------------------
 
-    def ledger(self, shape: Shape) -> Ledger:
+    def ledger(self, shape: Generation) -> Ledger:
         """Return all that lives on the device."""
         chunk = min(self.settings.prefill_step_size, shape.prompt)
         items = [self.plan.item(self.model, PHASES)]
@@ -148,7 +139,7 @@ class Run:
             )  # fmt: skip
         return Ledger(PHASES, (*items, *self._around(items)))
 
-    def _caches(self, shape: Shape, chunk: int) -> list[Item]:
+    def _caches(self, shape: Generation, chunk: int) -> list[Item]:
         start = self.settings.quantized_kv_start
         quantised = self.settings.kv_bits is not None and shape.total > start
         final = self.layers if quantised else self.own_layers
@@ -185,7 +176,9 @@ class Run:
             return ceil_to(tokens, STEP)
         return min(tokens, group.limit + chunk - 1)
 
-    def _cache(self, layers: tuple[kv.CachedLayers, ...], shape: Shape, phase: str, tokens: int, chunk: int) -> Item:
+    def _cache(
+        self, layers: tuple[kv.CachedLayers, ...], shape: Generation, phase: str, tokens: int, chunk: int
+    ) -> Item:
         plain = [group for group in layers if group.tokens_per_entry == 1 and group.cross_tokens is None]
         growing = [group for group in plain if group.limit is None]
         windows = [group for group in plain if group.limit is not None]
@@ -263,52 +256,18 @@ class Run:
             )  # fmt: skip
         return found
 
-    def limits(self, shape: Shape) -> dict[str, int]:
-        """Return the longest context and the most sequences that fit, each with the other as asked."""
-        device = self.ask.device
-        if device is None:
-            return {}
-        answer = shape.total - shape.prompt
-
-        def longer(tokens: int) -> int:
-            prompt = max(1, tokens - answer)
-            return device.capacity_bytes - self.ledger(replace(shape, prompt=prompt, total=tokens)).used
-
-        def more(count: int) -> int:
-            return device.capacity_bytes - self.ledger(replace(shape, num_seqs=count)).used
-
-        most = max(self.model.main.max_positions or MOST_TOKENS, answer + 1)
-        return {
-            "context_length": largest_fitting(longer, most=most, start=shape.total),
-            "batch_size": largest_fitting(more, most=MOST_SEQUENCES, start=shape.num_seqs),
-        }
-
 
 def estimate(ask: Ask) -> Answer:
     """Return the ledger of the device and what fits at most."""
     settings: MlxSettings = check(MlxSettings, ask.request.settings, path="settings.")
-    if ask.num_devices > 1:
-        raise RequestError(
-            tr("num_devices: %(engine)s is modelled on one device.", engine="mlx"),
-            field="num_devices",
-            hint=tr("Give one device, or another engine."),
-        )
+    check_one_device(ask, "mlx")
     warnings: list[str] = []
     length = default_length(ask.architecture, settings.context_length, warnings)
     new = settings.max_tokens or 0
-    if new >= length:
-        raise RequestError(
-            tr(
-                "settings.max_tokens: %(value)s leaves no prompt within context_length %(length)s.",
-                value=new,
-                length=length,
-            ),
-            field="settings.max_tokens",
-            hint=tr("context_length counts prompt and answer together: raise it above %(value)s.", value=new),
-        )
+    check_answer(length, new, "max_tokens")
     run = Run(ask, settings, ask.weight_plan())
     run.check(warnings)
-    shape = Shape(settings.batch_size, length - new, length)
+    shape = Generation(settings.batch_size, length - new, length)
     ledger = run.ledger(shape)
     if ask.device is not None and run.plan.of().total > ask.device.capacity_bytes * 9 // 10:
         warnings.append(
@@ -321,12 +280,12 @@ def estimate(ask: Ask) -> Answer:
         resolved={"dtype": run.plan.dtype, "quantization": run.plan.quantization},
         kv_cache=_kv_cache(run, shape, ledger),
         report=_report(run, ledger),
-        limits=run.limits(shape),
+        limits=limits(ask, shape, run.ledger),
         warnings=(*run.plan.warnings, *warnings),
     )
 
 
-def _kv_cache(run: Run, shape: Shape, ledger: Ledger) -> dict[str, Any] | None:
+def _kv_cache(run: Run, shape: Generation, ledger: Ledger) -> dict[str, Any] | None:
     lines = [line for line in ledger.items if line.term == "kv_cache" and "decode" in line.phases]
     if not lines:
         return None

@@ -61,9 +61,11 @@ def lora(m: Matrix, rank: int, options: Options, element: int) -> Size:
 def adalora(m: Matrix, rank: int, options: Options, element: int) -> Size:
     """Two thin matrices, a singular value for each rank, and the number of ranks.
 
-    peft 0.21 trains that number as well where the base is not in fp32, without meaning to.
+    peft 0.21 trains that number as well where the base is not in fp32, without meaning to. The allocator of ranks keeps
+    three averages of every number.
     """
-    return Size(rank * (m.inputs + m.outputs + 1) + (bool(options["trains_ranknum"]) and m.element < 4))
+    numbers = rank * (m.inputs + m.outputs + 1)
+    return Size(numbers + (bool(options["trains_ranknum"]) and m.element < 4), 3 * numbers * element)
 
 
 def twice(m: Matrix, rank: int, options: Options, element: int) -> Size:

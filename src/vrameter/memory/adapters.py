@@ -59,7 +59,7 @@ class Size:
     trained
         Parameters that get gradients. [elements]
     frozen
-        What it keeps on the device beside them. [bytes]
+        What it keeps on the device beside them: matrices, places of numbers, averages. [bytes]
     """
 
     trained: int = 0

@@ -13,6 +13,7 @@ References
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from vrameter.memory.cache_formats import FORMATS, CacheFormat
 from vrameter.model.architecture import Architecture, Attention, Component, LatentAttention, Recurrent, remembered
@@ -109,13 +110,13 @@ def cached_layers(component: Component, kv_format: CacheFormat, own_format: Cach
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CacheShape:
     """What one sequence's cache consists of, on one device."""
 
     layers: tuple[CachedLayers, ...]
 
-    @property
+    @cached_property
     def self_layers(self) -> tuple[CachedLayers, ...]:
         """Layers that cache the decoder's own tokens."""
         return tuple(group for group in self.layers if group.cross_tokens is None)

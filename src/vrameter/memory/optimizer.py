@@ -16,7 +16,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from typing import Literal
@@ -204,6 +204,53 @@ def quantized_state_bytes(*, num_params: int, moments: int, bits: int, block: in
     return moments * (ceil_div(num_params * bits, 8) + 4 * ceil_div(num_params, block))
 
 
+def sharded_state_bytes(*, num_params: int, moments: int, element_bytes: int, shards: int, rounding: int) -> int:
+    """Return one device's shard of an unquantised state.
+
+    Formula::
+
+        ceil_div(num_params * moments * element_bytes, shards) + rounding
+
+    Parameters
+    ----------
+    shards
+        Devices among which the state of every tensor is split. [devices]
+    rounding
+        What rounding up tensor by tensor adds to rounding up once. [bytes]
+    """
+    return ceil_div(num_params * moments * element_bytes, shards) + rounding
+
+
+def sharded_quantized_state_bytes(
+    *, num_params: int, moments: int, bits: int, block: int, shards: int, rounding: int
+) -> int:
+    """Return one device's shard of a block-wise quantised state.
+
+    Formula::
+
+        ceil_div(moments * (ceil_div(num_params * bits, 8) + 4 * ceil_div(num_params, block)), shards) + rounding
+    """
+    whole = moments * (ceil_div(num_params * bits, 8) + 4 * ceil_div(num_params, block))
+    return ceil_div(whole, shards) + rounding
+
+
+def copies_bytes(*, copies: int, num_params: int, element_bytes: int) -> int:
+    """Return the temporaries of a step that works on all tensors at once, or on one tensor after another.
+
+    Formula::
+
+        copies * num_params * element_bytes
+
+    Parameters
+    ----------
+    copies
+        Temporaries of every number that it works on.
+    num_params
+        Of all tensors, or of the largest.
+    """
+    return copies * num_params * element_bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """A trained tensor as an optimizer sees it.
@@ -231,8 +278,41 @@ class Parameter:
         return prod(self.shape)
 
 
-def state_of(rule: Optimizer, tensor: Parameter, *, element: int, rank: int = 128) -> int:
-    """Return what an optimizer keeps for one tensor. [bytes].
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Numbers of one kind that an optimizer keeps for one tensor.
+
+    Parameters
+    ----------
+    what
+        ``moments``, ``sums`` (of rows and columns), ``projector``, ``preconditioners``.
+    count
+        How many each moment has.
+    moments
+        How many times.
+    element
+        Size of one number that is not quantised. [bytes]
+    bits, block
+        Width of a quantised one, and how many share a scale; 0 where it is not quantised.
+    """
+
+    what: str
+    count: int
+    moments: int
+    element: int
+    bits: int = 0
+    block: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """All of them. [bytes]."""
+        if self.bits:
+            return quantized_state_bytes(num_params=self.count, moments=self.moments, bits=self.bits, block=self.block)
+        return state_bytes(num_params=self.count, moments=self.moments, element_bytes=self.element)
+
+
+def kept_of(rule: Optimizer, tensor: Parameter, *, element: int, rank: int = 128) -> tuple[Kept, ...]:
+    """Return what an optimizer keeps for one tensor, kind by kind; a stack of matrices as one.
 
     Parameters
     ----------
@@ -245,39 +325,51 @@ def state_of(rule: Optimizer, tensor: Parameter, *, element: int, rank: int = 12
     if rule.projected and tensor.matrix and len(tensor.shape) >= 2:
         return _projected(rule, tensor, element, rank)
     if rule.matrices_only and not (tensor.matrix and len(tensor.shape) >= 2):
-        return size * 2 * element
+        return (Kept("moments", size, 2, element),)
     if rule.factored:
         if len(tensor.shape) < 2:
-            return size * 4
+            return (Kept("moments", size, 1, 4),)
         rows, columns = tensor.shape[-2:]
-        return size // (rows * columns) * (rows + columns) * 4 + rule.moments * size * element
-    moments = _moments(rule, tensor, size, element)
+        sums = Kept("sums", size // (rows * columns) * (rows + columns), 1, 4)
+        return (sums, Kept("moments", size, rule.moments, element)) if rule.moments else (sums,)
+    moments = (_moments(rule, tensor, size, element),) if rule.moments else ()
     if rule.preconditioned and len(tensor.shape) >= 2:
         rows, columns = tensor.shape[-2:]
-        moments += rule.preconditioned * size // (rows * columns) * (rows**2 + columns**2) * 4
+        squares = size // (rows * columns) * (rows**2 + columns**2)
+        return (*moments, Kept("preconditioners", squares, rule.preconditioned, 4))
     return moments
 
 
-def _moments(rule: Optimizer, tensor: Parameter, size: int, element: int) -> int:
+def state_of(rule: Optimizer, tensor: Parameter, *, element: int, rank: int = 128) -> int:
+    """Return what an optimizer keeps for one tensor. [bytes]."""
+    return sum(kept.bytes for kept in kept_of(rule, tensor, element=element, rank=rank))
+
+
+def _moments(rule: Optimizer, tensor: Parameter, size: int, element: int) -> Kept:
     if not rule.bits:
-        return size * rule.moments * element
+        return Kept("moments", size, rule.moments, element)
     if size < SMALL or (tensor.embedding and rule.step == "none"):
-        return size * rule.moments * 4
-    return quantized_state_bytes(num_params=size, moments=rule.moments, bits=rule.bits, block=rule.block)
+        return Kept("moments", size, rule.moments, 4)
+    return Kept("moments", size, rule.moments, 0, rule.bits, rule.block)
 
 
-def _projected(rule: Optimizer, tensor: Parameter, element: int, rank: int) -> int:
+def _projected(rule: Optimizer, tensor: Parameter, element: int, rank: int) -> tuple[Kept, ...]:
     rows, columns = tensor.shape[-2:]
     small, large = min(rows, columns), max(rows, columns)
     rank = min(rank, small)
     stack = tensor.size // (rows * columns)
-    inner = _moments(rule, tensor, rank * large, element) if not rule.factored else (rank + large) * 4
-    projector = small * rank * element if rule.projected == "galore" else 0
-    return stack * (inner + projector)
+    if rule.factored:
+        inner = Kept("sums", stack * (rank + large), 1, 4)
+    else:
+        one = _moments(rule, tensor, rank * large, element)
+        inner = replace(one, count=stack * one.count)
+    if rule.projected != "galore":
+        return (inner,)
+    return (inner, Kept("projector", stack * small * rank, 1, element))
 
 
-def step_bytes(rule: Optimizer, tensors: Iterable[Parameter], *, element: int) -> int:
-    """Return what one step takes beside weights, gradients and state. [bytes].
+def step_copies(rule: Optimizer, tensors: Iterable[Parameter], *, element: int) -> tuple[int, int, int]:
+    """Return what one step takes beside weights, gradients and state: copies, of how many numbers, of how many bytes.
 
     Parameters
     ----------
@@ -286,14 +378,31 @@ def step_bytes(rule: Optimizer, tensors: Iterable[Parameter], *, element: int) -
     """
     sizes = [(ceil_div(tensor.size, tensor.share), tensor) for tensor in tensors]
     if rule.step == "foreach":
-        return rule.temporaries * element * sum(size * tensor.times for size, tensor in sizes)
+        return rule.temporaries, sum(size * tensor.times for size, tensor in sizes), element
     if rule.step != "loop":
-        return 0
+        return 0, 0, 0
     if rule.matrices_only:
         matrices = [size for size, tensor in sizes if tensor.matrix and len(tensor.shape) >= 2]
-        return rule.temporaries * 2 * max(matrices, default=0)
+        return rule.temporaries, max(matrices, default=0), 2
     wide = 4 if rule.factored or rule.projected or rule.bits else element
-    return rule.temporaries * wide * max((size for size, _ in sizes), default=0)
+    return rule.temporaries, max((size for size, _ in sizes), default=0), wide
+
+
+def dealt_bytes(sizes: Iterable[int], *, devices: int) -> int:
+    """Return what the fullest device gets of whole tensors that are dealt out by size, there and back. [bytes].
+
+    Megatron's layer-wise optimizer does so where no layout of its buffers is computed.
+
+    Examples
+    --------
+    >>> dealt_bytes([1, 2, 3, 4, 50], devices=2)
+    55
+    """
+    held = [0] * devices
+    order = [*range(devices), *reversed(range(devices))]
+    for place, size in enumerate(sorted(sizes)):
+        held[order[place % len(order)]] += size
+    return max(held)
 
 
 @lru_cache(maxsize=64)
@@ -314,16 +423,17 @@ def options(text: str | None) -> dict[str, str]:
 def projection_rank(args: str | None) -> int:
     """Return the rank of a projecting optimizer. [rank]."""
     found = options(args)
-    for name in ("rank", "galore_rank", "apollo_rank"):
-        if name in found:
-            try:
-                return max(1, int(found[name]))
-            except ValueError:
-                break
-    return 128
+    given = next((found[name] for name in ("rank", "galore_rank", "apollo_rank") if name in found), "128")
+    if not given.isdigit() or not int(given):
+        raise RequestError(
+            tr("settings.optimizer_args: '%(value)s' is no rank.", value=given),
+            field="settings.optimizer_args",
+            hint=tr("Give %(expected)s.", expected="rank=128"),
+        )
+    return int(given)
 
 
 __all__ = [
-    "OPTIMIZERS", "Optimizer", "Parameter", "optimizer", "options", "projection_rank", "quantized_state_bytes", "state_bytes",
-    "state_of", "step_bytes",
+    "OPTIMIZERS", "Kept", "Optimizer", "Parameter", "copies_bytes", "dealt_bytes", "kept_of", "optimizer", "options", "projection_rank",
+    "quantized_state_bytes", "sharded_quantized_state_bytes", "sharded_state_bytes", "state_bytes", "state_of", "step_copies",
 ]  # fmt: skip

@@ -56,6 +56,29 @@ def deepspeed_stage3_bytes(*, num_params: int, largest_layer: int, devices: int,
     return 4 * largest_layer + split_bytes * num_params // devices
 
 
+def deepspeed_stage3_host_bytes(*, num_params: int, largest_layer: int, devices: int, host_bytes: int) -> int:
+    """Return what DeepSpeed's estimator says the host needs at stage 3: half more than what is offloaded, or than one layer.
+
+    Formula::
+
+        (num_params * max(4 * devices, host_bytes) if host_bytes else largest_layer * 4 * devices) * 3 // 2
+
+    Parameters
+    ----------
+    host_bytes
+        18 with optimizer and parameters offloaded, 16 with the optimizer alone, 0 without offload. [bytes]
+
+    Examples
+    --------
+    T5-small on one device, as the estimator prints it in GiB:
+
+    >>> sizes = dict(num_params=60_506_624, largest_layer=16_449_536, devices=1)
+    >>> [round(deepspeed_stage3_host_bytes(host_bytes=each, **sizes) / 2**30, 2) for each in (18, 16, 0)]
+    [1.52, 1.35, 0.09]
+    """
+    return (num_params * max(4 * devices, host_bytes) if host_bytes else largest_layer * 4 * devices) * 3 // 2
+
+
 def megatron_state_bytes(*, num_params: int, devices: int, distributed: int) -> int:
     """Return Megatron's weights, main gradients, masters and moments: 18 bytes, or 6 and 12 that are split.
 
@@ -91,4 +114,10 @@ def block_activation_bytes(
     return num_tokens * (34 * hidden_size + (0 if selective else 5 * num_heads * length)) // tensor_parallel
 
 
-__all__ = ["block_activation_bytes", "deepspeed_stage3_bytes", "megatron_state_bytes", "zero_state_bytes"]
+__all__ = [
+    "block_activation_bytes",
+    "deepspeed_stage3_bytes",
+    "deepspeed_stage3_host_bytes",
+    "megatron_state_bytes",
+    "zero_state_bytes",
+]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from vrameter.units import MIB, ceil_to
@@ -89,4 +90,15 @@ def hold(sizes: Iterable[int]) -> Held:
     return Held(requested, allocated, reserved)
 
 
-__all__ = ["Held", "hold", "segment_bytes"]
+@lru_cache(maxsize=64)
+def uncut_bytes(sizes: tuple[int, ...]) -> int:
+    """Return what tensors that are allocated in this order and all stay take beyond their sizes. [bytes].
+
+    >>> uncut_bytes((23 * MIB // 2, 3 * MIB, 16 * MIB)) / MIB
+    1.5
+    """
+    held = hold(sizes)
+    return held.allocated - held.requested
+
+
+__all__ = ["Held", "hold", "segment_bytes", "uncut_bytes"]

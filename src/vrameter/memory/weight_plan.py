@@ -11,7 +11,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, cast
@@ -170,6 +170,13 @@ class WeightPlan:
             (gguf_format(piece.type), (*piece.shape[:-2], piece.shape[-2] * tensor.size // size, piece.shape[-1]))
             for piece in whole
         )
+
+    def packing_head(self) -> WeightPlan:
+        """Return the plan of a loader that quantises the output matrix like every other; the same where none is."""
+        if self.scheme is None or self.from_config:
+            return self
+        scheme = cast("Scheme", self.scheme)
+        return replace(self, scheme=replace(scheme, head=scheme.linear), _known={}, _sums={}, _parts={})
 
     # -- sums ---------------------------------------------------------------------------------------
 

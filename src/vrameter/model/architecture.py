@@ -440,9 +440,11 @@ def remembered(function: Function) -> Function:
     def wrapped(shape: Any, /, *arguments: Any, **named: Any) -> Any:
         known = shape.__dict__.setdefault("_remembered", {})
         key = (function, arguments, tuple(named.items()))
-        if key not in known:
-            known[key] = function(shape, *arguments, **named)
-        return known[key]
+        try:
+            return known[key]
+        except KeyError:
+            found = known[key] = function(shape, *arguments, **named)
+            return found
 
     return wrapped  # type: ignore[return-value]
 

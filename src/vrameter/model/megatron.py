@@ -66,6 +66,27 @@ class Arguments:
             )
         return number
 
+    def real(self, name: str, default: float) -> float:
+        """Return a positive number."""
+        value = self.values.get(name, default)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = 0.0
+        if not 0 < number < 2**40 or isinstance(value, bool):
+            raise RequestError(
+                tr("model.megatron_args.%(name)s: %(value)s is not a positive number.", name=name, value=repr(value)),
+                field=f"model.megatron_args.{name}",
+                hint=tr("Give Megatron's argument, such as 32."),
+            )
+        return number
+
+    def words(self, name: str) -> list[str]:
+        """Return a list of words, as the command line or a file writes it."""
+        value = self.values.get(name)
+        given = value if isinstance(value, list | tuple) else [value] if value is not None else []
+        return re.findall(r"[\w.-]+", " ".join(map(str, given)))
+
 
 def read_megatron(values: Mapping[str, Any], *, name: str = "") -> Architecture:
     """Return the model that Megatron's arguments describe.
@@ -206,6 +227,9 @@ def _embeddings(args: Arguments, hidden: int, vocab: int) -> Tensors:
     tensors = parts.embedding("embedding.word_embeddings", vocab, hidden)
     if args.text("position-embedding-type", "learned_absolute") == "learned_absolute":
         positions = args.number("max-position-embeddings", args.number("seq-length", 1024))
+        positions = (
+            max(positions, args.number("seq-length", 0) + image_tokens(args)) if image_tokens(args) else positions
+        )
         tensors += parts.embedding("embedding.position_embeddings", positions, hidden, slot="position")
     return tensors
 
@@ -296,7 +320,8 @@ def _hybrid(args: Arguments, hidden: int, pattern: str) -> tuple[Layer, ...]:
     """Return the layers of a hybrid: M a Mamba mixer, * attention, - a perceptron, E experts."""
     state, groups = args.number("mamba-state-dim", 128), args.number("mamba-num-groups", 8)
     head = args.number("mamba-head-dim", 64)
-    inner = 2 * hidden
+    heads = args.number("mamba-num-heads", 0)
+    inner = heads * head if heads else 2 * hidden
     mixer: Recurrent = mixers.mamba2(
         hidden_size=hidden, inner_size=inner, state_size=state, num_heads=inner // head, num_groups=groups, conv_kernel=4, name="mixer",
     )  # fmt: skip

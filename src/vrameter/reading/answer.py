@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vrameter.errors import SourceError
+from vrameter.errors import SourceError, VrameterError
 from vrameter.i18n import tr
 from vrameter.reading.documents import MAX_BYTES
 from vrameter.reading.draft import Reading
@@ -17,7 +17,7 @@ from vrameter.reading.texts import read_text
 _TOLD = ("finetuning", "precision", "optimizer", "micro_batch", "seq_len", "recompute", "attn_implementation", "loss")
 
 
-def read(source: str | Path, *, format: str | None = None, **overrides: Any) -> dict[str, Any]:
+def read(source: str | Path, *, format: str | None = None, advise: bool = False, **overrides: Any) -> dict[str, Any]:
     """Return what a configuration file or a command asks for, and the answer to it.
 
     Parameters
@@ -26,6 +26,8 @@ def read(source: str | Path, *, format: str | None = None, **overrides: Any) -> 
         Path of a file, a command, or the text of a configuration.
     format
         The format, where its content does not tell: ``axolotl``, ``torchtune``, ...
+    advise
+        Whether the answer to a training run on a device also says what fits at most and what would need less.
     overrides
         Fields of the request that stand above what was read: ``model``, ``device``, ``num_devices``, ``settings``, ...
 
@@ -62,7 +64,13 @@ def read(source: str | Path, *, format: str | None = None, **overrides: Any) -> 
     _settle_devices(request, answer["assumed"])
     if "num_devices" not in answer["assumed"]:
         answer["notes"] = [note for note in answer["notes"] if note != without_devices()]
-    answer["response"] = estimate(request)
+    asked = request
+    if advise and request.get("task") == "training" and request.get("device"):
+        asked = {**request, "settings": {**request.get("settings", {}), "advise": True}}
+    try:
+        answer["response"] = estimate(asked)
+    except VrameterError as error:
+        raise _under_its_own_name(error, answer["understood"], overrides) from None
     settings = answer["response"]["request"].get("settings", {})
     if request.get("task") == "training":
         for name in _TOLD:
@@ -72,6 +80,18 @@ def read(source: str | Path, *, format: str | None = None, **overrides: Any) -> 
                     why = tr("the source does not say")
                 answer["assumed"].setdefault(f"settings.{name}", {"value": settings[name], "why": why})
     return answer
+
+
+def _under_its_own_name(
+    error: VrameterError, understood: Mapping[str, str], overrides: Mapping[str, Any]
+) -> VrameterError:
+    """Return an error that speaks of the source's own key in the place of the field that it became."""
+    field = error.field or ""
+    key = next((key for key, target in understood.items() if target == field), None)
+    if key and error.message.startswith(f"{field}:") and not _overrides(overrides, field):
+        error.message = key + error.message[len(field) :]
+        error.field, error.args = key, (error.message,)
+    return error
 
 
 def _reading(source: str | Path, format: str | None) -> Reading:
@@ -129,7 +149,7 @@ def _overridden(request: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
     for name, value in overrides.items():
         held = merged.get(name)
         if isinstance(held, dict) and isinstance(value, Mapping) and name in ("settings", "parallelism"):
-            merged[name] = {**held, **value}
+            merged[name] = {**held, **{key: _over(held.get(key), each) for key, each in value.items()}}
         elif value is not None:
             merged[name] = value
     if not isinstance(merged.get("engine"), str):
@@ -137,10 +157,21 @@ def _overridden(request: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
     return merged
 
 
+def _over(held: Any, value: Any) -> Any:
+    """Return a value put over another; objects field by field."""
+    return {**held, **value} if isinstance(held, dict) and isinstance(value, Mapping) else value
+
+
 def _overrides(overrides: Mapping[str, Any], target: str) -> bool:
-    head, _, rest = target.partition(".")
-    inner = overrides.get(head)
-    return inner is not None and (not rest or not isinstance(inner, Mapping) or rest in inner)
+    """Say whether the field at a path is given again."""
+    inner: Any = overrides
+    for name in target.split("."):
+        if not isinstance(inner, Mapping) or inner.get(name) is None:
+            return False
+        inner = inner[name]
+        if not isinstance(inner, Mapping):
+            return True
+    return True
 
 
 def _settle_devices(request: dict[str, Any], assumed: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from vrameter.reading.values import Unfit, shortened, switch, whole
 # Unknown keys for which a near name is looked up: no configuration has more.
 MAX_SUGGESTIONS = 64
 Opener = Callable[[str], str]
+_COMPUTED = re.compile(r"^(\$\(|`|\$\{?\w+\}?$|\$\{[A-Za-z_][\w.]*[:\[])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ def reason_text(reason: str) -> str:
         "off": tr("is off"),
         "unused": tr("has no effect beside the other keys"),
         "default": tr("is 'auto': the other keys decide"),
+        "computed": tr("is computed by the script: the default stands"),
     }
     return words[reason]
 
@@ -129,11 +132,15 @@ class Draft:
     ) -> None:
         """Send every key of a tree through a table.
 
-        `prefix` is what a reader sees before the key; `above` the rule of the object that holds it, for keys without one.
+        `prefix` is what a reader sees before the key; `above` the rule of the object that holds it, for keys without one. A key of
+        the table that ends in ``*`` stands for all that begin like it.
         """
+        stems = sorted((name for name in table if name.endswith("*")), key=len, reverse=True)
         for name, value in tree.items():
             key, shown = f"{path}{name}", f"{prefix}{path}{name}"[:200]
-            rule = table.get(key, above)
+            rule = table.get(key)
+            if rule is None:
+                rule = next((table[stem] for stem in stems if key.startswith(stem[:-1])), above)
             if isinstance(value, Mapping) and value and any(each.startswith(f"{key}.") for each in table):
                 self.take(value, table, prefix=prefix, path=f"{key}.", above=rule if rule and rule.reason else None)
             elif rule is None:
@@ -155,21 +162,30 @@ class Draft:
         try:
             converted = rule.convert(value) if rule.convert else value
         except Unfit as unfit:
+            if _is_computed(value):
+                self._computed(shown, value)
+                return
             raise refused(shown, value, str(unfit)) from None
         if converted is None:
             self.ignore(shown, value, reason_text("off"))
         else:
             self.put(rule.field, converted, shown)
 
+    def _computed(self, shown: str, value: Any) -> None:
+        self.ignore(shown, value, reason_text("computed"))
+        self.note(tr("%(key)s is computed by the script: give it with --set.", key=shown))
+
     def _unknown(self, key: str, shown: str, value: Any, table: Table) -> None:
-        near = closest(key, table, 1) if len(key) < 64 and len(self.notes) < MAX_SUGGESTIONS else []
+        known = [name for name in table if not name.endswith("*")]
+        near = closest(key, known, 1) if len(key) < 64 and len(self.notes) < MAX_SUGGESTIONS else []
         reason = tr("is not a key of %(format)s known here", format=self.format)
         if near:
             reason = tr(
                 "is not a key of %(format)s known here: did you mean '%(name)s'?", format=self.format, name=near[0]
             )
         self.ignore(shown, value, reason)
-        self.note(tr("%(key)s: %(reason)s.", key=shown, reason=reason))
+        note = tr("%(key)s: %(reason)s.", key=shown, reason=reason)
+        self.note(note.removesuffix(".") if near else note)
 
     # Values that a format reads together ---------------------------------------------------------------------------
 
@@ -189,6 +205,9 @@ class Draft:
         try:
             return switch(self.values[key])
         except Unfit as unfit:
+            if _is_computed(self.values[key]):
+                self._computed(self.waiting.pop(key, key), self.values.pop(key))
+                return default
             raise refused(self.waiting.get(key, key), self.values[key], str(unfit)) from None
 
     def number(self, key: str, default: int | None = None) -> int | None:
@@ -199,6 +218,9 @@ class Draft:
         try:
             return whole(value)
         except Unfit as unfit:
+            if _is_computed(value):
+                self._computed(self.waiting.pop(key, key), self.values.pop(key))
+                return default
             raise refused(self.waiting.get(key, key), value, str(unfit)) from None
 
     @contextmanager
@@ -229,7 +251,7 @@ class Draft:
         if key:
             self.understood[key] = target
 
-    def settle(self, keys: str, target: str, value: Any) -> None:
+    def settle(self, keys: str | Iterable[str], target: str, value: Any) -> None:
         """Set a field that several waiting keys decide together; None leaves it alone."""
         if value is not None:
             self.put(target, value)
@@ -274,6 +296,12 @@ class Draft:
         """Return the reading."""
         self.close()
         return Reading(self.format, self.request, self.understood, self.assumed, tuple(self.ignored), tuple(self.notes))
+
+
+def _is_computed(value: Any) -> bool:
+    """Say whether a value is what a script makes only when it runs: an unset variable, the output of a program."""
+    words = value if isinstance(value, list) else [value]
+    return bool(words) and isinstance(words[0], str) and _COMPUTED.match(words[0]) is not None
 
 
 def refused(key: str, value: object, expected: str) -> RequestError:

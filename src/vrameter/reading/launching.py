@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from vrameter.errors import SourceError
 from vrameter.i18n import tr
 from vrameter.reading import serving
 from vrameter.reading.configurations import format_of, read_tree
 from vrameter.reading.documents import parse
-from vrameter.reading.draft import Draft
+from vrameter.reading.draft import Draft, Opener
 from vrameter.reading.formats import accelerate, deepspeed
 from vrameter.reading.shell import Words, flags, is_flag
 from vrameter.reading.values import Unfit, whole
@@ -64,12 +65,16 @@ def _score(words: Sequence[str]) -> int:
         or name in ("vllm", "sglang", "llamafactory-cli", "swift", "megatron", "trl", "axolotl", "tune", "litgpt")
     ):
         return 3
+    if name.startswith("$") or not name:
+        return _score(words[1:]) if len(words) > 1 else 0
     if name in ("torchrun", "deepspeed", "accelerate", "torch.distributed.run", "torch.distributed.launch"):
         return 3
     if name in ("docker", "podman") and any(image in word for word in words for image, _ in _IMAGES):
         return 3
     if name in ("srun", "nohup", "exec", "time", "sudo", "uv", "ollama", "axolotl.cli.train"):
         return 2
+    if name.startswith(("verl.", "openrlhf.")):
+        return 3
     return 1 if name.startswith("python") or name.endswith((".py", ".sh")) or "pretrain" in name else 0
 
 
@@ -85,6 +90,8 @@ def best(found: list[Command]) -> Command | None:
 def read(draft: Draft, command: Command) -> bool:
     """Read a command into a draft; False where it starts nothing known."""
     variables, words = command
+    while words and (not words[0] or words[0].startswith("$")):
+        words = words[1:]  # a prefix that is not set
     while words and program(words) in ("srun", "nohup", "exec", "time", "sudo", "uv"):
         words = words[1:]
         while words and (is_flag(words[0]) or words[0] == "run"):
@@ -119,7 +126,7 @@ def _program(draft: Draft, variables: Mapping[str, str], name: str, rest: Words,
     """Read the program of a training stack, or a training script."""
     if name == "swift" or name == "megatron":
         _processes(draft, variables.get("NPROC_PER_NODE"), variables.get("NNODES"), "NPROC_PER_NODE")
-        kind = "ms-swift"
+        kind = "ms-swift" if name == "swift" else "megatron-swift"
         return _script(draft, rest[1:], kind)
     if name == "llamafactory-cli" and rest[:1] == ["train"]:
         return _script(draft, rest[1:], "llama-factory")
@@ -139,6 +146,11 @@ def _program(draft: Draft, variables: Mapping[str, str], name: str, rest: Words,
     if name == "litgpt" and rest:
         draft.values["finetune_method"] = rest[0]
         return _script(draft, rest[1:], "litgpt")
+    if name.startswith("verl."):
+        return _script(draft, rest, "verl")
+    if name.startswith("openrlhf."):
+        draft.values["rlhf_kind"] = name.rpartition(".")[2]
+        return _script(draft, rest, "openrlhf")
     if name.startswith("python") or name.endswith(".py"):
         script = [word for word in words if word.endswith(".py")][:1]
         return _script(draft, words[words.index(script[0]) + 1 :] if script else rest, None)
@@ -149,7 +161,7 @@ def _script(draft: Draft, words: Words, kind: str | None) -> bool:
     """Read a training script's arguments: flags, ``key=value``, and configuration files among them."""
     given, loose = flags(words)
     tree: dict[str, Any] = {}
-    files = [word for word in loose if word.endswith((".yaml", ".yml", ".json", ".toml"))]
+    files = [word for word in loose if word.endswith((".yaml", ".yml", ".json", ".toml")) and "=" not in word]
     for key in ("config", "config_file", "job.config_file"):
         value = given.get(key)
         if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json", ".toml")):
@@ -157,9 +169,9 @@ def _script(draft: Draft, words: Words, kind: str | None) -> bool:
             del given[key]
     for file in files[:4]:
         if draft.open is not None:
-            tree.update(parse(draft.open(file), name=file) or {})
+            tree.update(_document(draft.open, file))
     for word in words:
-        name, equals, value = word.partition("=")
+        name, equals, value = word.lstrip("+").partition("=")
         if equals and not is_flag(word) and re.fullmatch(r"[\w.]+", name):
             _put_dotted(tree, name, value)
     own = format_of(tree) if tree else None
@@ -167,9 +179,23 @@ def _script(draft: Draft, words: Words, kind: str | None) -> bool:
     if kind is None:
         return False
     for name, flag in given.items():
-        _put_dotted(tree, name, flag) if kind in ("torchtitan", "litgpt", "torchtune") else tree.update({name: flag})
+        _put_dotted(tree, name, flag) if kind in ("torchtitan", "litgpt", "torchtune", "openrlhf") else tree.update(
+            {name: flag}
+        )
     read_tree(draft, tree, kind)
     return True
+
+
+def _document(open: Opener, file: str) -> dict[str, Any]:
+    """Return a configuration that a command names, or say that it is not there."""
+    try:
+        text = open(file)
+    except FileNotFoundError:
+        raise SourceError(
+            tr("FILE: '%(value)s' cannot be read (%(reason)s).", value=file[:80], reason=tr("there is no such file")), field="FILE",
+            hint=tr("Run it beside the file, or give the configuration file itself."),
+        ) from None  # fmt: skip
+    return parse(text, name=PurePath(file).name) or {}
 
 
 def _put_dotted(tree: dict[str, Any], path: str, value: Any) -> None:
@@ -219,6 +245,10 @@ def _launched(draft: Draft, variables: Mapping[str, str], words: Words, reader: 
     reader(draft, own)
     if script in ("axolotl.cli.train", "-m") or own.get("m") == "axolotl.cli.train":
         return _script(draft, rest, "axolotl")
+    if script.startswith("torchtitan."):
+        return _script(draft, rest, "torchtitan")
+    if script.startswith(("verl.", "openrlhf.")):
+        return _program(draft, variables, script, rest, [script, *rest])
     if "litgpt" in script and rest:
         return _program(draft, variables, "litgpt", rest, rest)
     return _script(draft, rest, None)
@@ -260,7 +290,7 @@ def _deepspeed(draft: Draft, own: Mapping[str, Any]) -> None:
 def _accelerate(draft: Draft, own: Mapping[str, Any]) -> None:
     file = own.get("config_file")
     if isinstance(file, str) and draft.open is not None:
-        accelerate.read(draft, parse(draft.open(file), name=file) or {}, prefix=f"{PurePath(file).name}: ")
+        accelerate.read(draft, _document(draft.open, file), prefix=f"{PurePath(file).name}: ")
     if own.get("num_processes") is not None and (count := _count(own["num_processes"])):
         draft.put("num_devices", count, "--num_processes")
     if own.get("mixed_precision") in ("bf16", "fp16", "fp8"):

@@ -9,7 +9,7 @@ from vrameter.reading import launching, serving
 from vrameter.reading.configurations import format_named, format_of, read_tree, unknown_format
 from vrameter.reading.documents import check_size, parse
 from vrameter.reading.draft import Draft, Opener, Reading
-from vrameter.reading.shell import commands, flags, is_flag
+from vrameter.reading.shell import commands, flags, is_flag, lists_of_flags
 
 _MODELFILE = re.compile(r"(?im)^FROM\s+\S+")
 _INSTRUCTION = re.compile(r"(?im)^(FROM|PARAMETER|ADAPTER|TEMPLATE|SYSTEM|MESSAGE|LICENSE|REQUIRES|DRAFT)\s+(.*)$")
@@ -49,6 +49,8 @@ def read_text(text: str, *, name: str = "FILE", format: str | None = None, open:
     try:
         tree = parse(text, name=name)
     except RequestError:
+        if forced is None and name.lower().endswith((".sh", ".bash", ".slurm", ".sbatch")):
+            raise unknown_format(name) from None
         if forced is None or not commands(text):
             raise
         return _arguments(draft, text, forced)
@@ -89,6 +91,8 @@ def _by_words(draft: Draft, text: str) -> bool:
     chosen = launching.best(found)
     if chosen is not None and launching.read(draft, chosen):
         return True
+    if _by_variables(draft, text):
+        return True
     words = text.replace("\\\n", " ").split()
     if words and is_flag(words[0]):
         given_flags, _ = flags(found[0][1] if len(found) == 1 else [word for _, part in found for word in part])
@@ -97,6 +101,15 @@ def _by_words(draft: Draft, text: str) -> bool:
             read_tree(draft, given_flags, kind)
             return True
     return False
+
+
+def _by_variables(draft: Draft, text: str) -> bool:
+    """Read the lists of flags that a script keeps in variables, where none of its commands is known; Megatron's are."""
+    given, _ = flags([word for _, part in commands(lists_of_flags(text)) for word in part])
+    if format_of(given) != "megatron":
+        return False
+    read_tree(draft, given, "megatron")
+    return True
 
 
 __all__ = ["read_text"]

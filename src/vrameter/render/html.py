@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
@@ -34,5 +34,19 @@ def response_table(response: Mapping[str, Any]) -> str:
     notes = "".join(f"<li>{escape(note)}</li>" for note in response.get("warnings", ()))
     return (
         f"<p><strong>{escape(words.verdict(response))}</strong><br>{escape(words.setup(response))}</p>"
-        f"<table>{''.join(rows)}</table>" + (f"<ul>{notes}</ul>" if notes else "")
+        f"<table>{''.join(rows)}</table>" + "".join(_further(response)) + (f"<ul>{notes}</ul>" if notes else "")
     )
+
+
+def _further(response: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the phases, the fullest device, what fits at most, what could be done otherwise, and the other devices."""
+    phases = words.phases(response)
+    if phases:
+        line = " · ".join(f"{label} {format_bytes(size)}" for label, size in phases)
+        yield f"<p>{escape(line)}<br>{escape(words.fullest(response))}</p>"
+    limits = words.limits(response)
+    if limits:
+        yield f"<p>{escape(limits)}</p>"
+    others = [words.device_line(each) for each in response["devices"][1:]]
+    for heading, lines in [*words.advice(response), *([(tr("The other devices:"), others)] if others else [])]:
+        yield f"<p>{escape(heading)}</p><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"

@@ -52,9 +52,20 @@ def response_markdown(response: Mapping[str, Any]) -> str:
         "",
         table(columns, rows),
     ]
+    phases = words.phases(response)
+    if phases:
+        columns = [(tr("phase"), "left"), (tr("size"), "right")]
+        lines += [
+            "",
+            table(columns, [(label, format_bytes(size)) for label, size in phases]),
+            "",
+            words.fullest(response),
+        ]
     limits = words.limits(response)
     if limits:
         lines += ["", limits]
+    for heading, changes in words.advice(response):
+        lines += ["", heading, "", *(f"- {line}" for line in changes)]
     if response["devices"][1:]:
         lines += ["", tr("The other devices:"), ""]
         lines += [f"- {words.device_line(each)}" for each in response["devices"][1:]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from vrameter.units import format_bytes
 if TYPE_CHECKING:
     from rich.console import Console
 
-BAR_CELLS = 24
+BAR_CELLS, LEAST_BAR = 24, 4
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -71,13 +73,13 @@ def response_text(response: Mapping[str, Any]) -> str:
     pool = words.pool_line(response)
     lines = [words.verdict(response), *([f"  {pool}"] if pool else []), "  " + words.setup(response), ""]
     whole = max(entry.get("budget_bytes", 0), peak["used_bytes"]) or 1
-    rows = []
+    rows: list[tuple[str, str, float, str]] = []
     for item in words.merged_items(entry):
         rows.append(
             (
                 "  " + words.term_label(item["term"]),
                 format_bytes(item["bytes"]),
-                bar(item["bytes"] / whole),
+                item["bytes"] / whole,
                 words.interval(item["low_bytes"], item["high_bytes"]) or words.basis_label(item["basis"]),
             )
         )
@@ -85,18 +87,20 @@ def response_text(response: Mapping[str, Any]) -> str:
         (
             "  " + tr("peak, %(phase)s", phase=words.phase_label(peak["phase"])),
             format_bytes(peak["used_bytes"]),
-            bar(peak["used_bytes"] / whole),
+            peak["used_bytes"] / whole,
             words.interval(peak["low_bytes"], peak["high_bytes"]),
         )
     )
     if "budget_bytes" in entry:
         rows.append(
-            ("  " + tr("device memory"), format_bytes(entry["budget_bytes"]), bar(entry["budget_bytes"] / whole), "")
+            ("  " + tr("device memory"), format_bytes(entry["budget_bytes"]), entry["budget_bytes"] / whole, "")
         )
-    lines += plain_columns(rows)
+    width = terminal_width()
+    above, lines = lines, []
     phases = words.phases(response)
     if phases:
         lines += ["", "  " + " · ".join(f"{label} {format_bytes(size)}" for label, size in phases)]
+        lines += ["  " + words.fullest(response)]
     cache = response.get("kv_cache")
     if cache:
         lines += [
@@ -111,27 +115,67 @@ def response_text(response: Mapping[str, Any]) -> str:
     limits = words.limits(response)
     if limits:
         lines += [*([] if cache else [""]), "  " + limits]
-    changes = words.changes(response)
-    if changes:
-        lines += ["", "  " + tr("What would need less:"), *(f"    {line}" for line in changes)]
+    for heading, changes in words.advice(response):
+        lines += ["", "  " + heading, *(f"    {line}" for line in changes)]
     others = response["devices"][1:]
     if others:
         lines += ["", "  " + tr("The other devices:")]
         lines += [f"    {words.device_line(each)}" for each in others]
-    return "\n".join(lines)
+    return "\n".join([*_fitted(above, width), *plain_columns(rows, width), *_fitted(lines, width)])
 
 
-def plain_columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of label, size, bar and note in line."""
+def _fitted(lines: Iterable[str], width: int | None) -> list[str]:
+    """Return lines that are no longer than a terminal is wide, where one reads them."""
+    return list(lines) if width is None else [part for line in lines for part in folded(line, width)]
+
+
+def terminal_width() -> int | None:
+    """Return the cells of a line where somebody reads: as COLUMNS says, or of the terminal; None in a pipe or a file."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdigit() and int(given):
+        return int(given)
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def plain_columns(rows: Sequence[tuple[str, str, float, str]], width: int | None = None) -> list[str]:
+    """Return rows of label, size, share as a bar, and note in line.
+
+    On a narrow terminal bars shrink, and where there is no room for four cells they give way; notes go below.
+    """
     from rich.cells import cell_len
 
-    widths = [max(cell_len(row[index]) for row in rows) for index in range(3)]
+    labels, sizes, notes = (max(cell_len(row[index]) for row in rows) for index in (0, 1, 3))  # type: ignore[arg-type]
+    room = BAR_CELLS if width is None else min(BAR_CELLS, width - labels - sizes - notes - 6)
+    below = width is not None and labels + sizes + notes + 4 > width
     lines = []
-    for label, size, drawn, note in rows:
-        line = label + " " * (widths[0] - cell_len(label)) + "  " + " " * (widths[1] - cell_len(size)) + size
-        line += "  " + drawn + " " * (widths[2] - cell_len(drawn)) + "  " + note
-        lines.append(line.rstrip())
+    for label, size, share, note in rows:
+        line = label + " " * (labels - cell_len(label)) + "  " + " " * (sizes - cell_len(size)) + size
+        if room >= LEAST_BAR:
+            drawn = bar(share, cells=room)
+            line += "  " + drawn + " " * (room - cell_len(drawn))
+        lines += [line, *([f"    {note}"] if note else [])] if below else [(line + "  " + note).rstrip()]
     return lines
+
+
+def folded(line: str, width: int) -> list[str]:
+    """Return a line in parts of at most `width` cells, broken at spaces, later parts set in under the first.
+
+    >>> folded("  one two three", 9)
+    ['  one two', '    three']
+    """
+    from rich.cells import cell_len
+
+    if cell_len(line) <= width:
+        return [line]
+    indent = len(line) - len(line.lstrip())
+    lines, now = [], " " * indent
+    for word in line.split():
+        if now.strip() and cell_len(now) + 1 + cell_len(word) > width:
+            lines.append(now)
+            now = " " * (indent + 2) + word
+        else:
+            now += (" " if now.strip() else "") + word
+    return [*lines, now]
 
 
 def rule_text(response: Mapping[str, Any]) -> str:

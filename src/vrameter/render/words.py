@@ -163,6 +163,8 @@ def limits(response: Mapping[str, Any]) -> str:
     if not found:
         return ""
     length = next((settings[name] for name in LENGTHS if settings.get(name)), None)
+    if "micro_batch" in found and not any(found.values()):
+        return tr("Nothing fits: not one sequence, however short.")
     parts = []
     for name, most in found.items():
         if name in LENGTHS:
@@ -171,9 +173,26 @@ def limits(response: Mapping[str, Any]) -> str:
             parts.append(
                 tr("%(name)s %(most)s at %(tokens)s tokens", name=name, most=f"{most:,}", tokens=f"{length:,}")
             )
+        elif length and name == "micro_batch":
+            parts.append(tr("no sequence of %(tokens)s tokens", tokens=f"{length:,}"))
         else:
             parts.append(tr("%(name)s %(most)s", name=name, most=f"{most:,}"))
     return tr("Fits at most: %(limits)s.", limits="; ".join(parts))
+
+
+def fullest(response: Mapping[str, Any]) -> str:
+    """Return which device the figures are of, and what its tensors take between steps; nothing outside training."""
+    if not phases(response):
+        return ""
+    entry, steady = response["devices"][0], (response.get("report") or {}).get("steady_bytes")
+    parts = []
+    if entry.get("holds"):
+        parts.append(tr("The fullest device: %(holds)s.", holds=entry["holds"]))
+    elif entry.get("count", 1) > 1:
+        parts.append(tr("All %(count)s devices are alike.", count=entry["count"]))
+    if steady:
+        parts.append(tr("Between steps its tensors take %(size)s.", size=format_bytes(steady)))
+    return " ".join(parts)
 
 
 def phases(response: Mapping[str, Any]) -> list[tuple[str, int]]:
@@ -182,7 +201,11 @@ def phases(response: Mapping[str, Any]) -> list[tuple[str, int]]:
         return []
     items = response["devices"][0]["items"]
     names = dict.fromkeys(phase for item in items for phase in item["phases"])
-    order = [name for name in ("load", "text_encode", "vae_encode", "forward", "loss", "backward", "step", "save") if name in names]
+    order = [
+        name
+        for name in ("load", "text_encode", "vae_encode", "forward", "loss", "backward", "step", "save")
+        if name in names
+    ]
     return [(phase_label(name), sum(item["bytes"] for item in items if name in item["phases"])) for name in order]
 
 
@@ -191,8 +214,45 @@ def changes(response: Mapping[str, Any], most: int = 6) -> list[str]:
     return [
         tr("%(change)s: saves %(bytes)s", change=entry["change"], bytes=format_bytes(entry["saves_bytes"]))
         + (" " + tr("(fits)") if entry.get("fits") else "")
-        for entry in response.get("changes", [])[:most]
+        for entry in response.get("changes", [])
+        if not _joint(entry)
+    ][:most]
+
+
+def joint_changes(response: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return changes that are made together, with what they need, under a heading that says whether that fits."""
+    joint = [entry for entry in response.get("changes", []) if _joint(entry)]
+    if not joint:
+        return "", []
+    if any(entry.get("fits") for entry in joint):
+        return tr("None of these fits alone; together:"), [
+            tr(
+                "%(change)s: fits with %(headroom)s left",
+                change=entry["change"],
+                headroom=format_bytes(entry["headroom_bytes"]),
+            )
+            for entry in joint
+            if entry.get("fits")
+        ]
+    return tr("Not even these fit together:"), [
+        tr(
+            "%(change)s: %(size)s, %(missing)s too much",
+            change=entry["change"],
+            size=format_bytes(entry["peak_bytes"]),
+            missing=format_bytes(-entry["headroom_bytes"]),
+        )
+        for entry in joint
     ]
+
+
+def advice(response: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Return what could be done otherwise: headings with their lines, those alone where there are any."""
+    found = [(tr("What would need less:"), changes(response)), joint_changes(response)]
+    return [(heading, lines) for heading, lines in found if lines]
+
+
+def _joint(entry: Mapping[str, Any]) -> bool:
+    return bool(entry.get("together") or entry.get("num_devices"))
 
 
 def setup(response: Mapping[str, Any]) -> str:
@@ -204,7 +264,10 @@ def setup(response: Mapping[str, Any]) -> str:
         parts.append(tr("%(params)s parameters", params=f"{model['num_params']:,}"))
         if model["num_active_params"] != model["num_params"]:
             parts.append(tr("%(params)s active per token", params=f"{model['num_active_params']:,}"))
-    parts.append(str(request.get("quantization") or request.get("dtype") or ""))
+    training = request.get("task") == "training"
+    parts.append(str(request.get("quantization") or (not training and request.get("dtype")) or ""))
+    if training:
+        parts.append(str(settings.get("precision") or request.get("dtype") or ""))
     length = next((settings[name] for name in LENGTHS if settings.get(name)), None)
     if length:
         parts.append(tr("%(tokens)s tokens", tokens=f"{length:,}"))

@@ -21,6 +21,7 @@ INFERENCE = {
     "ollama": ("ollama", "OllamaSettings"),
     "mlx": ("mlx", "MlxSettings"),
     "exllama": ("exllama", "ExllamaSettings"),
+    "litgpt": ("litgpt", "LitgptSettings"),
     "diffusers": ("diffusers", "DiffusersSettings"),
 }
 TRAINING: tuple[str, str] | None = ("training", "TrainingSettings")

@@ -242,7 +242,8 @@ def matches(name: str, pattern: str) -> bool:
 
         lowered = pattern.lower()
         return fnmatchcase(name.lower(), lowered) or fnmatchcase(name.lower().partition("/")[2], lowered)
-    return normalised(pattern) in normalised(name)
+    wanted = normalised(pattern)
+    return (bool(wanted) or not pattern) and wanted in normalised(name)
 
 
 def entries() -> Iterable[Entry]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from math import gcd
 from typing import Any
 
 from vrameter.errors import RequestError, UnknownNameError
@@ -37,6 +38,15 @@ FUSED = {
 }  # fmt: skip
 TABLES = ("embed_tokens", "wte", "word_embeddings", "embed_in")
 HEADS = ("lm_head", "embed_out", "output")
+# Models whose experts transformers 5 keeps in stacks and peft still adapts by their older names: gate, up and down.
+RENAMED_EXPERTS = frozenset(
+    (
+        "afmoe", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe", "exaone_moe",
+        "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "hunyuan_v1_moe", "longcat_flash", "mellum", "olmoe",
+        "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "solar_open",
+    )
+)  # fmt: skip
+OLD_NAMES = {"gate": "router", "gate_proj": "gate_up", "up_proj": "gate_up", "down_proj": "down"}
 # Methods that peft does not have, or that train modules of the model itself.
 OTHERS = ("adapter", "adapter_v2", "ln_tuning", "trainable_tokens", "llamapro")
 METHODS = (*PEFT, *VARIANTS, *PROMPTS, *OTHERS)
@@ -95,7 +105,10 @@ class Adapting:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A tensor that gets an adapter, with the layers where it does; None for all."""
+    """A tensor that gets an adapter, with the layers where it does; None for all.
+
+    `stacked` says that a parameter is targeted and not a module, `fused` how many matrices of old it stands for.
+    """
 
     component: Component
     tensor: Tensor
@@ -103,6 +116,7 @@ class Hit:
     count: int
     layers: frozenset[int] | None
     stacked: bool = False
+    fused: int = 1
 
 
 def linear_tensors(component: Component) -> Iterable[tuple[Tensor, int]]:
@@ -123,6 +137,7 @@ def adapting(
     slots_only: bool = False,
     base_element: int = 2,
     before_021: bool = False,
+    renames: bool = False,
 ) -> Adapting:
     """Return the adapters that a request asks for.
 
@@ -142,6 +157,8 @@ def adapting(
         Size of one number of the base as it is computed with. [bytes]
     before_021
         Whether peft is older than 0.21: OSF puts its matrices together anew, AdaLoRA trains no number of ranks.
+    renames
+        Whether peft finds stacked experts by the names that they had when each was a module.
 
     Raises
     ------
@@ -164,15 +181,25 @@ def adapting(
         learned = prompt(architecture, method, settings, options)
         return Adapting(method, num_params=learned.num_params, saved_copies=copies, copied=copied, prompt=learned)
     if method in ("ln_tuning", "trainable_tokens", "llamapro"):
-        return replace(_own_modules(architecture, settings, method, options), saved_copies=copies, copied=copied)
+        own = _own_modules(
+            architecture, settings, method, options, element if method == "trainable_tokens" else base_element
+        )
+        return replace(own, saved_copies=copies, copied=copied)
     if magnitude and canonical_of(method) == "lora":
         options["use_dora"] = True
     if before_021:
         options |= {"adalora": {"trains_ranknum": False}, "osf": {"rebuilds_weight": True}}.get(method, {})
     wanted = _targets(settings, method)
-    hits, found = _hits(architecture, settings, wanted, frozen=set(frozen), experts=experts, slots_only=slots_only)
+    stacks: frozenset[str] = frozenset()
+    if renames and canonical_of(method) == "lora" and architecture.model_type in RENAMED_EXPERTS:
+        wanted, stacks = _renamed(wanted)
+    hits, found = _hits(
+        architecture, settings, wanted, frozen=set(frozen), experts=experts, slots_only=slots_only, stacks=stacks
+    )
+    _refuse_layers(architecture, settings)
     _refuse_missing(architecture, wanted, found, settings)
     matrices = [_matrix(hit, wanted, method, options, base_element) for hit in hits]
+    _refuse_uneven(method, matrices, options)
     rank, options = _known_rank(settings, method, matrices, options)
     uses: dict[tuple[str, str], AdapterUse] = {}
     by_slot: dict[str, AdapterUse] = {}
@@ -180,7 +207,7 @@ def adapting(
     tables: dict[tuple[str, str], AdapterUse] = {}
     for hit, matrix in zip(hits, matrices, strict=True):
         key = (hit.component.kind, hit.tensor.name)
-        use = AdapterUse(rank, element, settings.dropout, method, options, matrix.feedforward, hit.stacked)
+        use = AdapterUse(rank * hit.fused, element, settings.dropout, method, options, matrix.feedforward, hit.stacked)
         if hit.tensor.role == "embedding" and hit.target not in HEADS:
             tables[key] = use
             continue
@@ -214,7 +241,89 @@ def _options(method: str, settings: AdapterSettings) -> dict[str, Any]:
             unknown[0], sorted(known), field=f"settings.adapter.options.{unknown[0]}",
             otherwise=tr("Use one of: %(names)s.", names=", ".join(sorted(known)) or "-"),
         )  # fmt: skip
-    return {name: value for name, value in settings.options.items() if name in known}
+    found = {name: value for name, value in settings.options.items() if name in known}
+    defaults = PEFT[canonical_of(method)].defaults if canonical_of(method) in PEFT else {}
+    for name, value in found.items():
+        least = 0 if found.get(INSTEAD.get(name, "")) else None
+        _check_option(name, value, defaults.get(name, PROMPT_DEFAULTS.get(name)), least)
+    return found
+
+
+# Options that may be 0 where another is given in their stead.
+INSTEAD = {"boft_block_size": "boft_block_num", "oft_block_size": "r"}
+PROMPT_DEFAULTS = {"prefix_projection": False, "encoder_reparameterization_type": "MLP"}
+# What a text option can say.
+CHOICES = {
+    "config_A_B": ("lora", "vector", "constant", "none"), "config_C": ("lora", "vector", "none"),
+    "config_D_E": ("vector", "constant", "none"), "variant": ("road_1", "road_2", "road_4"),
+    "psoft_svd": ("full", "lowrank"), "ab_svd_init": ("psoft_init", "pissa_init"),
+    "encoder_reparameterization_type": ("MLP", "LSTM"), "init_weights": (True, False, "bat", "mini"),
+}  # fmt: skip
+FREE_TEXT = ("act_fn", "feedforward_modules")
+SHARES = ("weight_tying", "sparse_rate", "sparsity")
+
+
+def _check_option(name: str, value: object, default: object, least: int | None) -> None:
+    """Refuse a value that an option cannot have."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if name in CHOICES:
+        good, expected = value in CHOICES[name], tr("one of: %(names)s", names=", ".join(map(str, CHOICES[name])))
+    elif name in FREE_TEXT:
+        good, expected = isinstance(value, str), tr("a text")
+    elif isinstance(default, bool):
+        good, expected = isinstance(value, bool), tr("true or false")
+    elif name in SHARES:
+        good, expected = number and 0 <= float(value) <= 1, tr("a number from 0 to 1")  # type: ignore[arg-type]
+    elif name == "effective_rank":
+        good, expected = value is None or (number and float(value) > 0), tr("a positive number")  # type: ignore[arg-type]
+    else:
+        least = least if least is not None else 0 if default == 0 or default is None else 1
+        whole = isinstance(value, int) and not isinstance(value, bool) and least <= value <= 2**24
+        good, expected = (
+            whole or (value is None and default is None),
+            tr("a whole number of %(least)s or more", least=least),
+        )
+    if not good:
+        raise RequestError(
+            tr(
+                "settings.adapter.options.%(name)s: %(value)s is not %(expected)s.",
+                name=name,
+                value=repr(value),
+                expected=expected,
+            ),
+            field=f"settings.adapter.options.{name}",
+            hint=tr("Give %(expected)s.", expected=expected),
+        )
+
+
+# Options whose value must divide widths: of inputs, of outputs, or of both.
+DIVIDES = {
+    "boft_block_size": ("inputs",), "boft_block_num": ("inputs",), "block_size": ("inputs", "outputs"),
+    "vector_length": ("inputs", "outputs"), "gralora_k": ("inputs", "outputs"),
+}  # fmt: skip
+
+
+def _refuse_uneven(method: str, matrices: list[Matrix], options: Mapping[str, Any]) -> None:
+    """Refuse blocks that do not divide a matrix, as peft does."""
+    name = canonical_of(method)
+    if name not in PEFT:
+        return
+    values = {**PEFT[name].defaults, **options}
+    for option, sides in DIVIDES.items():
+        value = values.get(option)
+        if not value:
+            continue
+        for matrix in matrices:
+            for side in sides:
+                width = getattr(matrix, side)
+                if width % int(value):
+                    common = gcd(*(getattr(each, s) for each in matrices for s in sides))
+                    raise RequestError(
+                        tr("settings.adapter.options.%(name)s: %(value)s does not divide the %(width)s of %(target)s.",
+                           name=option, value=value, width=width, target=matrix.target),
+                        field=f"settings.adapter.options.{option}",
+                        hint=tr("Use a divisor of %(common)s, or other targets.", common=common),
+                    )  # fmt: skip
 
 
 # Fields of peft's configurations that change no size.
@@ -275,6 +384,8 @@ def _targets(settings: AdapterSettings, method: str) -> list[str] | re.Pattern[s
             ) from None
     if "all-linear" in targets:
         return None
+    if not targets and settings.target_parameters:
+        return []
     return list(targets) or (IA3_TARGETS if method == "ia3" else DEFAULT_TARGETS)
 
 
@@ -286,16 +397,24 @@ def _hits(
     frozen: set[str],
     experts: bool,
     slots_only: bool,
+    stacks: frozenset[str] = frozenset(),
 ) -> tuple[list[Hit], set[str]]:
     """Return the tensors that get adapters, and the targets that were found."""
     hits: list[Hit] = []
     found: set[str] = set()
+    loose = _loose(architecture, wanted, frozen)
     for component in architecture.loaded:
         if component.kind in frozen:
             continue
         for tensor, numbers, path in _named_tensors(component):
+            if tensor.role == "router" and not stacks:
+                continue
             target = _target_of(tensor, path, wanted, experts=experts, parameters=settings.target_parameters,
-                                slots_only=slots_only)  # fmt: skip
+                                slots_only=slots_only, loose=loose)  # fmt: skip
+            renamed = bool(stacks) and tensor.role in ("experts", "router") and tensor.slot in stacks
+            if stacks and wanted is None and not renamed and _leaf(tensor) in OLD_NAMES:
+                continue
+            target = "experts" if renamed else target
             numbered = isinstance(wanted, re.Pattern) or target == NUMBERED or bool(settings.exclude)
             chosen = numbers
             if numbered and numbers is not None:
@@ -312,11 +431,48 @@ def _hits(
             hits.append(
                 Hit(component, tensor, target, 1 if chosen is None else len(chosen),
                     None if whole or chosen is None else frozenset(chosen),
-                    tensor.role == "experts" and target in settings.target_parameters)
+                    tensor.role == "experts" and (renamed or target in settings.target_parameters),
+                    2 if renamed and tensor.slot == "gate_up" else 1)
             )  # fmt: skip
     if isinstance(wanted, list) and architecture.tied:
         hits += _tied_head(architecture, wanted, hits, found)
     return hits, found
+
+
+def _loose(architecture: Architecture, wanted: list[str] | re.Pattern[str] | None, frozen: set[str]) -> frozenset[str]:
+    """Return the targets that no module bears, so that a fused or renamed one may stand for them."""
+    if not isinstance(wanted, list):
+        return frozenset()
+    borne = {
+        name
+        for component in architecture.loaded
+        if component.kind not in frozen
+        for tensor, _ in component.counted_tensors()
+        if _adaptable(tensor)
+        and tensor.role != "experts"
+        and (name := _named(tensor.name.removesuffix(".weight"), wanted))
+    }
+    return frozenset(wanted) - borne
+
+
+def _leaf(tensor: Tensor) -> str:
+    return tensor.name.removesuffix(".weight").rpartition(".")[2]
+
+
+def _renamed(
+    wanted: list[str] | re.Pattern[str] | None,
+) -> tuple[list[str] | re.Pattern[str] | None, frozenset[str]]:
+    """Return what is left of the targets where names of old experts stand for stacks, and the slots of these.
+
+    The names are taken out of the targets for the whole model: dense perceptrons that bear them get no adapter.
+    """
+    if wanted is None:
+        return None, frozenset(OLD_NAMES.values())
+    if isinstance(wanted, re.Pattern):
+        slots = {slot for name, slot in OLD_NAMES.items() if wanted.fullmatch(f"model.layers.0.mlp.experts.{name}")}
+        return wanted, frozenset(slots)
+    slots = {OLD_NAMES[name] for name in wanted if name in OLD_NAMES}
+    return [name for name in wanted if name not in OLD_NAMES], frozenset(slots)
 
 
 def _tied_head(architecture: Architecture, wanted: list[str], hits: list[Hit], found: set[str]) -> list[Hit]:
@@ -354,7 +510,9 @@ def _named_tensors(component: Component) -> Iterator[tuple[Tensor, tuple[int, ..
 
 def _adaptable(tensor: Tensor) -> bool:
     return (
-        not tensor.buffer and len(tensor.shape) >= 2 and (tensor.linear or tensor.role in ("embedding", "convolution"))
+        not tensor.buffer
+        and len(tensor.shape) >= 2
+        and (tensor.linear or tensor.role in ("embedding", "convolution", "router"))
     )
 
 
@@ -387,6 +545,7 @@ def _target_of(
     experts: bool,
     parameters: list[str],
     slots_only: bool,
+    loose: frozenset[str],
 ) -> str | None:
     """Return the target that a matrix answers to."""
     module = tensor.name.removesuffix(".weight")
@@ -409,7 +568,9 @@ def _target_of(
         return hit
     if table or not tensor.linear:
         return "wte" if table and tensor.slot == "token" and "wte" in wanted else None
-    slot_hit = next((name for name in wanted if tensor.slot and tensor.slot in FUSED.get(name, ())), None)
+    slot_hit = next(
+        (name for name in wanted if name in loose and tensor.slot and tensor.slot in FUSED.get(name, ())), None
+    )
     if slot_hit is None:
         return NUMBERED if any(re.search(r"\.\d+\.", f".{name}") for name in wanted) else None
     plain = slot_hit in (
@@ -444,14 +605,23 @@ def _matrix(
         stack = tensor.size // (outputs * inputs)
     else:
         outputs, inputs, stack = tensor.shape[0], tensor.size // tensor.shape[0], 1
-    names = _named_slots(wanted, tensor)
+    names = () if _named(tensor.name.removesuffix(".weight"), [hit.target]) else _named_slots(wanted, tensor)
     if names and tensor.slot == "gate_up":
         outputs = outputs * len(names) // 2
     elif names:
         outputs, stack = _part_widths(hit, names, outputs), 1
     stem = tensor.name.removesuffix("weight")
     bias = any(each.name == f"{stem}bias" for each in _siblings(hit))
-    return Matrix(inputs, outputs, hit.count, stack, hit.target, _feedforward(hit, method, options), bias, base_element)
+    return Matrix(
+        inputs,
+        outputs,
+        hit.count,
+        stack * hit.fused,
+        hit.target,
+        _feedforward(hit, method, options),
+        bias,
+        base_element,
+    )
 
 
 def _siblings(hit: Hit) -> Iterator[Tensor]:
@@ -549,7 +719,7 @@ def _copies(
 
 
 def _own_modules(
-    architecture: Architecture, settings: AdapterSettings, method: str, options: Mapping[str, Any]
+    architecture: Architecture, settings: AdapterSettings, method: str, options: Mapping[str, Any], element: int
 ) -> Adapting:
     """Return what trains parts of the model itself: norms, rows of the embedding, new layers."""
     main = architecture.main
@@ -558,9 +728,12 @@ def _own_modules(
         known = settings.trainable_params
         if known is not None and known % main.hidden_size == 0:
             rows = known // main.hidden_size
-        return Adapting(
-            method, num_params=rows * main.hidden_size, frozen_bytes=rows * main.hidden_size * 2, token_rows=rows
-        )
+        table = next((tensor for tensor in main.tensors if tensor.slot == "token"), None)
+        uses: dict[tuple[str, str], AdapterUse] = {}
+        if architecture.tied and table is not None:
+            uses[main.kind, table.name] = AdapterUse(rows, element, method=method)
+        size = rows * main.hidden_size
+        return Adapting(method, uses, num_params=size, frozen_bytes=size * element, token_rows=rows)
     if method == "llamapro":
         layer = main.layers[-1].num_params if main.layers else 0
         params = layer * int(options.get("num_new_blocks", 4))
@@ -571,7 +744,21 @@ def _own_modules(
         for tensor, times in component.counted_tensors()
         if tensor.role == "norm"
     )
-    return Adapting(method, frozen_bytes=2 * norms)
+    return Adapting(method, frozen_bytes=element * norms)
+
+
+def _refuse_layers(architecture: Architecture, settings: AdapterSettings) -> None:
+    """Refuse numbers of layers that no part of the model has."""
+    if settings.layers is None:
+        return
+    most = max((part.first_layer + len(part.layers) for part in architecture.loaded), default=0)
+    beyond = [number for number in settings.layers if not 0 <= number < most]
+    if beyond or not settings.layers:
+        raise RequestError(
+            tr("settings.adapter.layers: the model has no layer %(number)s.", number=beyond[0] if beyond else "-"),
+            field="settings.adapter.layers",
+            hint=tr("Use numbers from 0 to %(last)s.", last=most - 1),
+        )
 
 
 def _refuse_missing(
@@ -602,7 +789,8 @@ def _refuse_missing(
         raise UnknownNameError(
             tr("settings.adapter.target_parameters: the model has no stacked parameter %(names)s.", names=", ".join(lost)),
             lost[0], stacks, field="settings.adapter.target_parameters",
-            otherwise=tr("It has: %(names)s.", names=", ".join(sorted(stacks)[:12]) or "-"),
+            otherwise=tr("It has: %(names)s.", names=", ".join(sorted(stacks)[:12])) if stacks
+            else tr("It has no stacked experts: leave it out."),
         )  # fmt: skip
     missing = [name for name in wanted or () if name not in found and name not in ("lm_head", "all-router")]
     if wanted is None or not missing or (found and all(set(FUSED.get(name, ())) for name in missing)):

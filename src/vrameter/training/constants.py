@@ -26,8 +26,12 @@ class Constants(msgspec.Struct, frozen=True):
 
     slack: dict[str, Slack]
     modelled: Slack
+    routing: Slack
     fill: Slack
+    samples: Slack
     nccl: Slack
+    nccl_group: Slack
+    context: Slack
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,8 @@
 References
 ----------
 .. [1] transformers 5.23: ``modeling_*.py``, read class by class; the dropout rates are those of ``configuration_*.py``.
+.. [2] transformers 4.40: ``modeling_*.py``, whose class for causal language models calls ``.float()`` on its logits or does not;
+       Qwen's own ``modeling_qwen.py`` of 2023.
 """
 
 from __future__ import annotations
@@ -66,6 +68,11 @@ NARROW_SOFTMAX = (
     "albert",
     "ernie",
 )
+# Classes that left logits in the model's dtype before one function computed the loss for all, in version 4.45 [2]_.
+NARROW_LOGITS = (
+    "qwen", "gpt2", "gpt_neox", "gpt_bigcode", "bloom", "falcon", "mpt", "opt", "stablelm", "persimmon", "xglm", "biogpt", "ctrl",
+    "dbrx", "rwkv", "openai-gpt", "gpt_neox_japanese",
+)  # fmt: skip
 # Weights of the chosen experts stay in fp32.
 WIDE_ROUTERS = ("mixtral",)
 DROPOUT = {
@@ -95,6 +102,7 @@ def _by_type(model_type: str) -> Traits:
         router="wide" if model_type in WIDE_ROUTERS else "softmax",
         attention_dropout=attention,
         hidden_dropout=hidden,
+        widens_logits=model_type not in NARROW_LOGITS,
     )  # fmt: skip
 
 

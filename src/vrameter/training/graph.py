@@ -13,27 +13,41 @@ References
 ----------
 .. [1] PyTorch 2.13, ``derivatives.yaml``: what each operation keeps; ``input_buffer.cpp``: how gradients add up.
 .. [2] Saved tensors of transformers' own layers, compared byte for byte in ``tests/training/test_oracle.py``.
+.. [3] ``torch.utils.checkpoint``; Megatron-LM, ``core/tensor_parallel/random.py``: ``CheckpointFunction`` and
+       ``CheckpointWithoutOutput``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 # What a storage grows with: tokens, pairs of tokens, neither; or it is shared by all layers and counted elsewhere.
 TOKENS, PAIRS, FIXED, SHARED = range(4)
+# Smaller tensors stay on the device: a million numbers of two bytes. [bytes] [Megatron-LM, min_offloaded_tensor_size]
+LEAST_OFFLOADED = 2**21
+# What a product with a frozen matrix keeps where it keeps its input without copying it.
+ITSELF = -1
 
 
 class Storage:
-    """Bytes that live while something refers to them."""
+    """Bytes that live while something refers to them; `made_again` holds those that take the place of discarded ones."""
 
-    __slots__ = ("bytes", "graph", "kind")
+    __slots__ = ("bytes", "graph", "kind", "made_again")
+    made_again: Storage
 
     def __init__(self, graph: Graph, size: int, kind: int = TOKENS) -> None:
         self.graph, self.bytes, self.kind = graph, size, kind
         if kind != SHARED:
             graph.held[kind] += size
             graph.grow(size)
+
+    def discard(self) -> None:
+        """Free the bytes though something still refers to them."""
+        if self.kind != SHARED:
+            self.graph.held[self.kind] -= self.bytes
+            self.graph.live -= self.bytes
+        self.bytes = 0
 
     def __del__(self) -> None:
         if self.kind != SHARED:
@@ -88,10 +102,13 @@ class Weight:
         Bytes that unpacking it for one matrix product takes, 0 where it is stored as it is used. [bytes]
     keeps_input
         Size of the numbers in which a product with it keeps a copy of its input though the matrix is frozen; 0: it keeps
-        none. [bytes]
+        none; `ITSELF`: it keeps the input itself. [bytes]
+    unpacking
+        Bytes that unpacking takes on the way, where a plain product with the unpacked matrix keeps it for the backward
+        pass; 0 where it is unpacked again there. [bytes]
     """
 
-    __slots__ = ("cast", "element", "grad_element", "keeps_input", "size", "slot", "unpacked")
+    __slots__ = ("cast", "element", "grad_element", "keeps_input", "size", "slot", "unpacked", "unpacking")
 
     def __init__(
         self,
@@ -102,17 +119,22 @@ class Weight:
         grad_element: int = 0,
         unpacked: int = 0,
         keeps_input: int = 0,
+        unpacking: int = 0,
     ) -> None:
         self.size, self.element, self.unpacked, self.keeps_input = size, element, unpacked, keeps_input
+        self.unpacking = unpacking
         self.grad_element = grad_element or element
         self.slot = Slot(size * self.grad_element, parameter=True) if trained else None
         self.cast: Storage | None = None
 
 
 class Node:
-    """One operation on the tape."""
+    """One operation on the tape; one with a `region` runs that part of a program again.
 
-    __slots__ = ("inputs", "outputs", "passes", "piecewise", "saved", "weights", "work")
+    What one keeps that is `away` goes to host memory.
+    """
+
+    __slots__ = ("away", "inputs", "outputs", "passes", "piecewise", "region", "saved", "weights", "work")
 
     def __init__(
         self,
@@ -123,11 +145,38 @@ class Node:
         passes: bool,
         weights: Sequence[Weight],
         piecewise: bool,
+        region: Region | None = None,
+        away: bool = False,
     ) -> None:
+        self.region, self.away = region, away
         self.inputs = [slot for slot in inputs if slot is not None]
         self.outputs = [slot for slot in outputs if slot is not None]
         self.saved, self.work, self.passes, self.piecewise = saved, work, passes, piecewise
         self.weights = [weight for weight in weights if weight.slot is not None]
+
+
+class Region:
+    """A part of a program that runs without a tape, and again, with one, in the backward pass.
+
+    Parameters
+    ----------
+    run
+        From the inputs to the outputs. It holds no tensor of its own.
+    inputs
+        What is kept of the first run.
+    outputs
+        Storages of the first run that are discarded later.
+    """
+
+    __slots__ = ("inputs", "nodes", "outputs", "run", "sinks", "sources")
+
+    def __init__(self, run: Callable[..., list[Value]], inputs: Sequence[Value], outputs: list[Storage]) -> None:
+        self.run = run
+        self.inputs = [(x.storage, x.rows, x.width, x.element, x.slot is not None) for x in inputs]
+        self.outputs = outputs
+        self.nodes: list[Node] | None = None
+        self.sources: list[Slot] = []
+        self.sinks: list[Slot | None] = []
 
 
 @dataclass(slots=True)
@@ -147,6 +196,7 @@ class Graph:
     live: int = 0
     peak: int = 0
     gradients: int = 0
+    away: bool = False
     nodes: list[Node] = field(default_factory=list)
     held: list[int] = field(default_factory=lambda: [0, 0, 0])
 
@@ -200,7 +250,16 @@ class Graph:
             return
         kept = [each.storage if isinstance(each, Value) else each for each in saved if each is not None]
         self.nodes.append(
-            Node([v.slot for v in inputs], [v.slot for v in outputs], kept, work, passes, weights, piecewise)
+            Node(
+                [v.slot for v in inputs],
+                [v.slot for v in outputs],
+                kept,
+                work,
+                passes,
+                weights,
+                piecewise,
+                away=self.away,
+            )
         )
 
     # -- operations ---------------------------------------------------------------------------------
@@ -255,6 +314,14 @@ class Graph:
         """Run a function of each number that keeps its ``input``, its ``output`` or ``nothing``."""
         return self.op([x], saves=[x] if keeps == "input" else (), saves_output=keeps == "output", work=work)
 
+    def within(self, x: Value) -> Value:
+        """Run a function that writes over its input and keeps nothing; its gradient is a tensor of its own."""
+        grad = self.needs(x)
+        out = Value(x.storage, x.rows, x.width, x.element, Slot(x.bytes) if grad else None)
+        if grad:
+            self.record((x,), (out,))
+        return out
+
     def add(self, a: Value, b: Value, *, into: bool = False) -> Value:
         """Add; `into` writes over the first."""
         grad = self.needs(a, b)
@@ -300,11 +367,15 @@ class Graph:
                     weight.cast = cast
         element = compute or (x.element if weight.unpacked else max(x.element, weight.element))
         keep_weight = cast if x.slot is not None else None
-        kept = self.op([x], element=weight.keeps_input) if weight.keeps_input else x
+        kept = self.cast(x, weight.keeps_input) if weight.keeps_input > 0 else x
+        again = weight.unpacked
+        if weight.unpacking and x.slot is not None and self.keeps:
+            self.touch(weight.unpacking)
+            keep_weight, again = Storage(self, weight.unpacked, FIXED), 0
         out = self.op(
             [x], width, element=element, saves=[kept] if weight.slot is not None or weight.keeps_input else (),
-            work=weight.unpacked + (cast.bytes if cast and weight.slot is not None else 0),
-            scratch=weight.unpacked, weights=[weight], kind=TOKENS,
+            work=again + (cast.bytes if cast and weight.slot is not None else 0),
+            scratch=again, weights=[weight], kind=TOKENS,
         )  # fmt: skip
         if out.slot is not None and keep_weight is not None:
             self.nodes[-1].saved.append(keep_weight)
@@ -334,6 +405,83 @@ class Graph:
         return self.op([a, b], width, rows=rows, element=element or a.element,
                        saves=[a if b.slot else None, b if a.slot else None])  # fmt: skip
 
+    # -- regions that run twice ---------------------------------------------------------------------
+
+    def checkpoint(
+        self, run: Callable[..., list[Value]], *inputs: Value, discards: bool = False
+    ) -> tuple[Region | None, list[Value]]:
+        """Run a part of a program so that its inputs alone are kept; no region where nothing is recorded.
+
+        `discards` says that its outputs are given to `discard` once the operations that keep them have run.
+        """
+        if not self.needs(*inputs):
+            return None, run(*inputs)
+        self.keeps = False
+        made = run(*(Value(x.storage, x.rows, x.width, x.element, None) for x in inputs))
+        self.keeps = True
+        outputs = [Value(y.storage, y.rows, y.width, y.element, Slot(y.bytes)) for y in made]
+        region = Region(run, inputs, [y.storage for y in outputs] if discards else [])
+        node = Node([x.slot for x in inputs], [y.slot for y in outputs], [], 0, False, (), False, region, self.away)
+        self.nodes.append(node)
+        return region, outputs
+
+    def discard(self, region: Region | None) -> None:
+        """Free what a region made and the operations since keep; the gradient of the last of them makes it again."""
+        if region is None:
+            return
+        for storage in region.outputs:
+            storage.discard()
+        self.nodes.append(Node([], [], [], 0, False, (), False, region))
+
+    def _run_again(self, region: Region) -> None:
+        """Run a region a second time, with a tape of its own; discarded outputs come back."""
+        outer, self.nodes = self.nodes, []
+        inputs = [
+            Value(storage, rows, width, element, Slot(rows * width * element) if slot else None)
+            for storage, rows, width, element, slot in region.inputs
+        ]
+        outputs = region.run(*inputs)
+        region.nodes, self.nodes = self.nodes, outer
+        region.sources = [x.slot for x in inputs if x.slot is not None]
+        region.sinks = [y.slot for y in outputs]
+        for before, after in zip(region.outputs, outputs, strict=False):
+            before.made_again = after.storage
+        region.inputs, region.outputs = [], [y.storage for y in outputs]
+
+    def _back_through(self, node: Node, region: Region) -> None:
+        """Run a region's own tape backwards, from the gradients of its outputs to those of its inputs."""
+        if region.nodes is None:
+            self._run_again(region)
+        if not node.outputs or region.nodes is None:
+            return
+        for sink, slot in zip(region.sinks, node.outputs, strict=True):
+            if sink is not None:
+                sink.grad = slot.grad
+            slot.grad = None
+        while region.nodes:
+            self._step(region.nodes.pop())
+        for source, slot in zip(region.sources, node.inputs, strict=True):
+            grad, source.grad = source.grad, None
+            if grad is not None and slot.grad is not None:
+                self._accumulate(slot, grad)
+            elif grad is not None:
+                slot.grad = grad
+        region.sources, region.sinks, region.outputs = [], [], []
+
+    def offloaded(self) -> int:
+        """Return what is kept by operations alone that are away, in tensors large enough. [bytes]."""
+
+        def held(node: Node) -> list[Storage]:
+            return node.saved if node.region is None else [storage for storage, *_ in node.region.inputs]
+
+        stays = {id(storage) for node in self.nodes if not node.away for storage in held(node)}
+        leaves = {id(storage): storage for node in self.nodes if node.away for storage in held(node)}
+        return sum(
+            storage.bytes
+            for key, storage in leaves.items()
+            if key not in stays and storage.bytes >= LEAST_OFFLOADED and storage.kind != SHARED
+        )
+
     # -- backward -----------------------------------------------------------------------------------
 
     def seed(self, *values: Value) -> None:
@@ -349,6 +497,9 @@ class Graph:
             self._step(node)
 
     def _step(self, node: Node) -> None:
+        if node.region is not None:
+            self._back_through(node, node.region)
+            return
         incoming = [slot.grad for slot in node.outputs if slot.grad is not None]
         if not incoming:
             return
@@ -397,4 +548,4 @@ class Graph:
             slot.grad = Storage(self, held.bytes)
 
 
-__all__ = ["Graph", "Slot", "Storage", "Value", "Weight"]
+__all__ = ["ITSELF", "Graph", "Region", "Slot", "Storage", "Value", "Weight"]

@@ -33,6 +33,8 @@ class Recipe:
         Of an fp32 copy of gradients beside the masters, which unscaling fp16 takes; 0 without one.
     moment
         Of an optimizer's state; 0 where it follows the parameter.
+    step_copy
+        Of a copy of gradients that stands while the optimizer steps; 0 without one.
     """
 
     weight: int
@@ -44,6 +46,7 @@ class Recipe:
     moment: int = 0
     contiguous_gradients: bool = False
     gradient_copy: int = 0
+    step_copy: int = 0
 
     @property
     def state_element(self) -> int:

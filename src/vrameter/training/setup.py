@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 
 from vrameter.engines import Ask
-from vrameter.errors import RequestError
+from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
-from vrameter.memory.optimizer import Optimizer, optimizer
+from vrameter.memory.optimizer import Optimizer, optimizer, options
 from vrameter.memory.weights import WeightPlan, weight_plan
-from vrameter.model import parts
-from vrameter.model.architecture import Architecture, Attention, Component, FeedForward
+from vrameter.model.architecture import Architecture, Attention, Component, FeedForward, LatentAttention
 from vrameter.model.dtypes import dtype as dtype_named
 from vrameter.model.megatron import Arguments
+from vrameter.model.output_layer import untied
 from vrameter.settings.training import AdapterSettings, TrainingSettings
 from vrameter.spec import Parallelism, check
 from vrameter.training.adapting import Adapting, adapting
@@ -25,6 +25,8 @@ from vrameter.training.recipes import SIZES, Recipe, eager_recipe
 from vrameter.training.stacks import Stack, stack
 
 DEFAULT_LENGTH = 2048
+# An optimizer that trains a few layers at a time (R. Pan et al., "LISA", 2024, arXiv:2403.17919).
+LISA = "lisa_adamw"
 # Formats that can be trained on with adapters: their matrices can be unpacked for a product.
 TRAINABLE_FORMATS = (
     "bnb",
@@ -42,6 +44,13 @@ TRAINABLE_FORMATS = (
     "int8",
     "w8a8",
 )
+# Formats of a checkpoint that adapters are not trained on: its matrices are unpacked on loading (transformers 5.23,
+# ``quantizers/quantizer_mxfp4.py``: ``is_trainable``).
+UNTRAINABLE = ("mxfp4",)
+# Objectives whose classes have a score in place of the output layer (``AutoModelForSequenceClassification``).
+SCORED = ("sequence-classification", "reward")
+# Quantised bases of which peft's preparation widens the rest: not those of GPTQ, AQLM, EETQ, HQQ and torchao.
+WIDENED = ("bnb", "awq", "nf4", "fp4")
 FROZEN_NAMES = {
     "vit": ("vision", "audio"), "vision": ("vision",), "aligner": ("projector",), "projector": ("projector",), "audio": ("audio",),
     "llm": ("decoder", "head"), "encoder": ("encoder",),
@@ -63,6 +72,7 @@ class Degrees:
     zero: int
     fsdp: str | None
     offload: str | None
+    instances: int = 1
 
     @property
     def devices(self) -> int:
@@ -71,13 +81,13 @@ class Degrees:
 
     @property
     def shards(self) -> int:
-        """Devices among which a dense parameter's state can be split."""
-        return self.data * self.context
+        """Devices among which a dense parameter's state can be split: those of one of the optimizer's instances."""
+        return max(1, self.data * self.context // self.instances)
 
     @property
     def expert_shards(self) -> int:
         """Devices among which an expert's state can be split."""
-        return max(1, self.data * self.context * self.tensor // (self.expert * self.expert_tensor))
+        return max(1, self.data * self.context * self.tensor // (self.expert * self.expert_tensor * self.instances))
 
     @property
     def splits_weights(self) -> bool:
@@ -95,7 +105,17 @@ class Degrees:
         return self.zero >= 1 or self.fsdp in (*_WHOLE, "shard_grad_op")
 
 
+# Parts of a layer that Megatron's selective recompute knows (``transformer_config.py``, August 2026). Those of recurrent layers are
+# known and not modelled.
+MODULES = ("core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts")
+OTHER_MODULES = ("gdn_norm_out", "gdp_in_proj", "gdp_qkv", "mhc")
+# FSDP's ways that shard weights, all its ways, and names for none of them.
+# Mixed precision, and the numbers of weights under DeepSpeed (accelerate 1.15, ``accelerator.py``: no autocast with it;
+# DeepSpeed 0.17, ``runtime/engine.py``: the module is cast).
+HALF = {"bf16-mixed": "bf16", "fp16-mixed": "fp16"}
 _WHOLE = ("full_shard", "fsdp", "fsdp1", "fsdp2", "optim_grads_params", "hybrid_shard", "hsdp", "full")
+FSDP = (*_WHOLE, "shard_grad_op")
+UNSHARDED = ("no_shard", "ddp", "none")
 
 
 @dataclass(frozen=True)
@@ -123,14 +143,36 @@ class Setup:
         return Arguments(model["megatron_args"]) if isinstance(model, dict) and "megatron_args" in model else None
 
     @property
+    def samples_layers(self) -> bool:
+        """Whether a few layers at a time are trained, beside embeddings and head (LISA)."""
+        return self.rule.name == LISA and self.settings.finetuning == "full"
+
+    @property
     def full(self) -> bool:
         """Whether the base model itself is trained."""
         return self.adapters is None
 
+    @cached_property
+    def widened(self) -> bool:
+        """Whether what is not quantised was widened to fp32 (peft's ``prepare_model_for_kbit_training``)."""
+        asked = self.settings.adapter
+        packed = (self.plan.quantization or "").lower().startswith(WIDENED)
+        return self.adapters is not None and asked is not None and asked.prepare_kbit and packed
+
     @property
     def local_length(self) -> int:
-        """Tokens of one sequence on this device. [tokens]."""
-        return -(-self.length // self.degrees.context)
+        """Tokens of one sequence on this device, learned ones before its own included. [tokens]."""
+        prompt = self.adapters.prompt if self.adapters else None
+        learned = prompt.tokens if prompt is not None and prompt.place == "input" else 0
+        return -(-(self.length + learned) // self.degrees.context)
+
+    @property
+    def deals_tensors(self) -> bool:
+        """Whether Megatron's layer-wise optimizer deals whole tensors out to devices, without a layout of its buffers."""
+        return (
+            self.megatron is not None and self.rule.matrices_only and self.degrees.splits_state
+            and self.megatron.flag("no-use-layer-wise-param-layout")
+        )  # fmt: skip
 
     @property
     def offloads_optimizer(self) -> bool:
@@ -153,17 +195,25 @@ def setup(ask: Ask) -> Setup:
     """
     given: TrainingSettings = check(TrainingSettings, _typed(ask.request.settings), path="settings.")
     found = stack(ask.request.engine, ask.request.engine_version)
-    settings, assumed = _with_defaults(given, found)
+    stated = given_fields(given) | {name for name, value in ask.request.settings.items() if value is not None}
+    settings, assumed = _with_defaults(given, found, stated)
     settings = _micro_batch(_with_arguments(settings, ask), found, ask)
     architecture = untied(ask.architecture) if found.unties else ask.architecture
+    if settings.objective in SCORED:
+        architecture = headless(architecture)
+    elif settings.mtp_num_layers:
+        architecture = looking_ahead(architecture)
     if settings.finetuning == "freeze":
         architecture = last_layers(architecture, settings.num_trainable_layers or 2)
+    rule = optimizer(settings.optimizer)
+    if rule.name == LISA and settings.finetuning == "full":
+        architecture = last_layers(architecture, active_layers(settings))
     tunes = settings.finetuning in ("lora", "dora", "peft")
     plan = ask.weight_plan()
-    if plan.from_config and not tunes:
+    unpacks = (plan.quantization or "").startswith(UNTRAINABLE)
+    if plan.from_config and (not tunes or unpacks):
         plan = weight_plan(architecture, dtype=ask.request.dtype, quantization="none")
     degrees = _degrees(ask, found)
-    rule = optimizer(settings.optimizer)
     if found.fused_steps and rule.name == "adamw_torch":
         rule = replace(rule, step="fused", temporaries=0)
     warnings = list(plan.warnings)
@@ -173,6 +223,7 @@ def setup(ask: Ask) -> Setup:
     if tunes:
         adapters = _adapters(architecture, settings, plan, found, frozen)
     recipe = _recipe(ask, settings, plan, found, degrees, full=not tunes, assumed=assumed)
+    warnings += _module_warnings(settings, found, architecture)
     _refuse(ask, settings, plan, rule, degrees, tunes=tunes)
     return Setup(
         ask,
@@ -192,18 +243,43 @@ def setup(ask: Ask) -> Setup:
 
 
 @lru_cache(maxsize=64)
-def untied(architecture: Architecture) -> Architecture:
-    """Return a model with an output layer of its own."""
-    if not architecture.tied:
-        return architecture
-    main = architecture.main
-    tensors = parts.lm_head(main.vocab_size, main.hidden_size)
-    head = Component(kind="head", name="head", hidden_size=main.hidden_size, tensors=tensors)
-    others = tuple(each for each in architecture.components if each.kind != "head")
-    return replace(architecture, components=(*others, head), tied=())
+def headless(architecture: Architecture) -> Architecture:
+    """Return a model whose output layer is a score of one row instead of a vocabulary."""
+    return replace(
+        architecture, components=tuple(each for each in architecture.components if each.kind not in ("head", "mtp"))
+    )
+
+
+@lru_cache(maxsize=64)
+def looking_ahead(architecture: Architecture) -> Architecture:
+    """Return a model whose layers for multi-token prediction, which a plain loader skips, are loaded and trained."""
+    return replace(
+        architecture,
+        components=tuple(
+            replace(each, loaded=True) if each.kind == "mtp" else each for each in architecture.components
+        ),
+    )
 
 
 TRAINED = "trained"
+
+
+def active_layers(settings: TrainingSettings) -> int:
+    """Return how many layers LISA trains at a time [layers].
+
+    Raises
+    ------
+    RequestError
+        Where it is no count.
+    """
+    given = options(settings.optimizer_args).get("lisa_activated_layers", "2")
+    if not given.isdigit() or not int(given):
+        raise RequestError(
+            tr("settings.optimizer_args: lisa_activated_layers '%(value)s' is no count of layers.", value=given),
+            field="settings.optimizer_args",
+            hint=tr("Give %(expected)s.", expected="lisa_activated_layers=2"),
+        )
+    return int(given)
 
 
 @lru_cache(maxsize=64)
@@ -222,10 +298,13 @@ def last_layers(architecture: Architecture, count: int) -> Architecture:
     return replace(architecture, components=tuple(components))
 
 
-def _with_defaults(given: TrainingSettings, found: Stack) -> tuple[TrainingSettings, dict[str, Any]]:
-    """Return settings with the stack's defaults, and which were filled in."""
-    assumed = {name: value for name, value in found.defaults.items() if name not in given_fields(given)}
+def _with_defaults(given: TrainingSettings, found: Stack, stated: set[str]) -> tuple[TrainingSettings, dict[str, Any]]:
+    """Return settings with the stack's defaults where the request is silent, and which were filled in."""
+    assumed = {name: value for name, value in found.defaults.items() if name not in stated}
     settings = msgspec.structs.replace(given, **assumed)
+    if settings.ref_model is None and settings.objective in found.unreferenced:
+        assumed["ref_model"] = False
+        settings = msgspec.structs.replace(settings, ref_model=False)
     if settings.finetuning in ("lora", "dora", "peft") and settings.adapter is None:
         settings = msgspec.structs.replace(settings, adapter=AdapterSettings(targets="all-linear"))
         assumed["adapter"] = {"rank": 8, "targets": "all-linear"}
@@ -262,11 +341,17 @@ def _with_arguments(settings: TrainingSettings, ask: Ask) -> TrainingSettings:
         text = args.text(name.replace("_", "-"))
         if text and getattr(settings, name) is None:
             changes[name] = float(text)
-    modules = args.text("recompute-modules").strip("[]").split()
+    modules = args.words("recompute-modules")
     if modules and not settings.recompute_modules:
         changes["recompute_modules"] = modules
-    if args.flag("accumulate-allreduce-grads-in-fp32") and settings.gradient_dtype is None:
-        changes["gradient_dtype"] = "fp32"
+    if settings.gradient_dtype is None:
+        narrow = args.flag("grad-reduce-in-bf16") or args.text("main-grads-dtype") == "bf16"
+        if narrow or args.flag("accumulate-allreduce-grads-in-fp32"):
+            changes["gradient_dtype"] = "bf16" if narrow else "fp32"
+    if args.flag("use-precision-aware-optimizer"):
+        changes["use_precision_aware_optimizer"] = True
+        if settings.moment_dtype is None and args.text("exp-avg-dtype") in SIZES:
+            changes["moment_dtype"] = args.text("exp-avg-dtype")
     return msgspec.structs.replace(settings, **changes)
 
 
@@ -300,7 +385,8 @@ def _degrees(ask: Ask, found: Stack) -> Degrees:
             hint=tr("Use parallelism.data %(data)s, or leave it out.", data=data),
         )  # fmt: skip
     shares = asked.tensor * data * asked.context
-    expert_tensor = asked.expert_tensor or (1 if shares % (asked.expert * asked.tensor) else asked.tensor)
+    follows = 1 if shares % (asked.expert * asked.tensor) else asked.tensor
+    expert_tensor = asked.expert_tensor or found.expert_tensor or follows
     if asked.tensor * data * asked.context % (asked.expert * min(expert_tensor, asked.tensor)):
         raise RequestError(
             tr(
@@ -310,12 +396,15 @@ def _degrees(ask: Ask, found: Stack) -> Degrees:
             field="parallelism.expert",
             hint=tr("Use a divisor of tensor x data x context."),
         )  # fmt: skip
-    silent = data > 1 and asked.fsdp is None and asked.zero_stage == 0
+    silent = data > 1 and asked.fsdp is None and asked.zero_stage is None
     fsdp = asked.fsdp.lower() if asked.fsdp else found.fsdp if silent else None
-    zero = found.zero_stage if silent else asked.zero_stage
+    zero = found.zero_stage if silent else asked.zero_stage or 0
+    model = ask.request.model
+    args = Arguments(model["megatron_args"] if isinstance(model, dict) and "megatron_args" in model else {})
     return Degrees(
         asked.tensor, asked.pipeline, data, asked.context, asked.expert, expert_tensor, asked.virtual_pipeline,
-        asked.sequence, zero, None if fsdp in ("no_shard", "ddp", "none") else fsdp, asked.offload,
+        asked.sequence, zero, None if fsdp in UNSHARDED else fsdp, asked.offload,
+        max(1, args.number("num-distributed-optimizer-instances", 1)),
     )  # fmt: skip
 
 
@@ -372,6 +461,7 @@ def _adapters(
     return adapting(
         architecture, asked, magnitude=settings.finetuning == "dora", element=element, experts=found.adapts_experts,
         frozen=frozen, slots_only=found.program == "litgpt", base_element=own, before_021=found.peft_before_021,
+        renames=found.program == "transformers" and not found.adapts_experts,
     )  # fmt: skip
 
 
@@ -390,23 +480,57 @@ def _recipe(
     if found.program == "megatron":
         from vrameter.training.stacks.megatron import recipe
 
-        return recipe(found.name, precision, settings)
+        mixture = any(
+            isinstance(part, FeedForward) and part.num_experts
+            for layer, _ in ask.architecture.main.layer_groups
+            for part in layer.parts
+        )
+        return recipe(found.name, precision, settings, mixture=mixture)
     stored = max(2, dtype_named(plan.compute_dtype).bits // 8)
     if ask.request.dtype is None and full and precision in ("fp32", "bf16-mixed", "fp16-mixed"):
         stored = 4
     base = eager_recipe(precision, stored=stored, full=full, autocast=settings.autocast)
+    if degrees.zero and full and precision in HALF:
+        # DeepSpeed holds half-precision weights and fp32 masters, and accelerate leaves autocast off for it.
+        base = eager_recipe(HALF[precision], stored=2, full=True, autocast=False)
     if degrees.fsdp and precision in ("bf16-mixed", "fp16-mixed", "fp8") and full:
         # FSDP's mixed precision: shards as they are stored, layers put together and run in half precision.
         base = replace(base, numbers=Numbers(2, 2))
     master = {"fp32": 4, "bf16": 2, "fp16": 2}.get(settings.master_weights or "", 0)
     if degrees.zero and full and not master and base.weight == 2:
         master = 4
+    widened = settings.adapter is not None and settings.adapter.prepare_kbit and not full
+    if widened and (plan.quantization or "").lower().startswith(WIDENED):
+        base = replace(base, frozen=4, numbers=Numbers(base.numbers.compute, 4, base.numbers.autocast))
     changes: dict[str, Any] = {"master": 0 if master == base.weight else master}
     if settings.gradient_dtype:
         changes["gradient"] = SIZES[settings.gradient_dtype]
     if degrees.zero:
         changes["contiguous_gradients"] = True
     return replace(base, **changes)
+
+
+def _module_warnings(settings: TrainingSettings, found: Stack, architecture: Architecture) -> list[str]:
+    """Refuse modules that Megatron does not know; return what is asked of them without effect."""
+    names = settings.recompute_modules
+    unknown = [name for name in names if name not in (*MODULES, *OTHER_MODULES)]
+    if unknown:
+        raise UnknownNameError(
+            tr("settings.recompute_modules: '%(value)s' is no part of a layer.", value=unknown[0]), unknown[0], MODULES,
+            field="settings.recompute_modules", otherwise=tr("Use one of: %(names)s.", names=", ".join(MODULES)),
+        )  # fmt: skip
+    if not names:
+        return []
+    if found.program != "megatron" or settings.recompute != "selective":
+        return [tr("recompute_modules has an effect with Megatron's selective recompute alone.")]
+    held = [part for layer, _ in architecture.main.layer_groups for part in layer.parts]
+    if "mla_up_proj" in names and not any(isinstance(part, LatentAttention) for part in held):
+        raise RequestError(
+            tr("settings.recompute_modules: 'mla_up_proj' needs latent attention, which %(model)s does not have.", model=architecture.name),
+            field="settings.recompute_modules", hint=tr("Leave it out, or use core_attn."),
+        )  # fmt: skip
+    others = [name for name in names if name in OTHER_MODULES]
+    return [tr("recompute_modules: %(names)s is not modelled.", names=", ".join(others))] if others else []
 
 
 def _refuse_layers(ask: Ask) -> None:

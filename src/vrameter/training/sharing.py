@@ -34,7 +34,7 @@ class Stage:
     chunks
         Turns that its layers are cut into by an interleaved schedule.
     in_flight
-        Chunks of micro-batches whose activations it keeps at its fullest moment, the running one included.
+        Layers, over all chunks of micro-batches, whose activations it keeps at its fullest moment, the running chunk's included.
     """
 
     share: Architecture
@@ -42,7 +42,7 @@ class Stage:
     first: bool
     last: bool
     chunks: int = 1
-    in_flight: int = 1
+    in_flight: int = 0
 
 
 def stages(setup: Setup) -> Iterator[Stage]:
@@ -59,7 +59,8 @@ def stages(setup: Setup) -> Iterator[Stage]:
         share = _stage(
             whole, counts, number, tied=bool(setup.architecture.tied), naive=setup.settings.pipeline_schedule == "naive"
         )
-        yield Stage(share, number, number == 0, number == count - 1, virtual, in_flight(setup, number, virtual))
+        waiting = in_flight(setup, number, virtual, counts[number])
+        yield Stage(share, number, number == 0, number == count - 1, virtual, waiting)
 
 
 @lru_cache(maxsize=64)
@@ -172,12 +173,14 @@ def _stage(whole: Architecture, counts: list[int], number: int, *, tied: bool, n
     main = whole.main
     start = sum(counts[:number])
     last = number == len(counts) - 1
+    # The predictor of further tokens, which is on the last stage, embeds them there.
+    again = last and whole.component("mtp") is not None
     for component in whole.components:
         if component is main:
             keep = [
                 tensor
                 for tensor in component.tensors
-                if (tensor.role == "embedding" and (number == 0 or (last and tied and tensor.slot == "token")))
+                if (tensor.role == "embedding" and (number == 0 or again or (last and tied and tensor.slot == "token")))
                 or (tensor.role != "embedding" and last)
             ]
             components.append(
@@ -196,29 +199,43 @@ def _stage(whole: Architecture, counts: list[int], number: int, *, tied: bool, n
     return replace(whole, components=tuple(components))
 
 
-def in_flight(setup: Setup, number: int, virtual: int) -> int:
-    """Return the chunks of micro-batches that a stage keeps at its fullest moment.
+def in_flight(setup: Setup, number: int, virtual: int, layers: int) -> int:
+    """Return the layers whose activations a stage keeps at its fullest moment, over all chunks of micro-batches.
 
-    A chunk is one turn of the stage's layers: all of them without interleaving.
+    A chunk is one turn of the stage's layers: all of them without interleaving. Interleaved, `group` micro-batches pass
+    one turn before they pass the next.
     """
     count = setup.degrees.pipeline
     batches = micro_batches(setup)
     schedule = setup.settings.pipeline_schedule
     if schedule == "naive":
-        return 1
+        return layers
     if schedule == "gpipe":
-        return batches * virtual
+        return batches * layers
     if schedule == "zb-h2":
-        return min(batches, 2 * (count - number) - 1)
+        return min(batches, 2 * (count - number) - 1) * layers
     if schedule == "dualpipe":
-        return min(batches, count + 1)
-    if virtual > 1:
-        group = count
-        if setup.megatron is not None:
-            group = setup.megatron.number("microbatch-group-size-per-virtual-pipeline-stage", count)
-        warmup = (count - number - 1) * 2 + (virtual - 1) * group
-        return min(batches * virtual, warmup + 1)
-    return min(batches, count - number)
+        return min(batches, count + 1) * layers
+    if virtual == 1:
+        return min(batches, count - number) * layers
+    group = count
+    if setup.megatron is not None:
+        group = max(1, setup.megatron.number("microbatch-group-size-per-virtual-pipeline-stage", count))
+    turns = turn_layers(setup, number, virtual, layers)
+    passes = min(batches * virtual, (count - number - 1) * 2 + (virtual - 1) * group + 1)
+    return sum(turns[index // group % virtual] for index in range(passes))
+
+
+def turn_layers(setup: Setup, number: int, virtual: int, layers: int) -> list[int]:
+    """Return the layers of each turn of a stage: as many in each, but where the embedding or the loss takes a layer's place."""
+    args, last = setup.megatron, number == setup.degrees.pipeline - 1
+    before = args is not None and number == 0 and args.flag("account-for-embedding-in-pipeline-split")
+    behind = args is not None and last and args.flag("account-for-loss-in-pipeline-split")
+    whole = layers + before + behind
+    turns = [whole // virtual + (index < whole % virtual) for index in range(virtual)]
+    turns[0] -= before
+    turns[-1] -= behind
+    return [max(0, turn) for turn in turns]
 
 
 def micro_batches(setup: Setup) -> int:
@@ -231,4 +248,4 @@ def micro_batches(setup: Setup) -> int:
     return max(1, settings.grad_accumulation)
 
 
-__all__ = ["Stage", "in_flight", "layer_counts", "micro_batches", "split", "stages"]
+__all__ = ["Stage", "in_flight", "layer_counts", "micro_batches", "split", "stages", "turn_layers"]

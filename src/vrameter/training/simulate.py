@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vrameter.training.graph import Graph, Value
@@ -31,6 +33,8 @@ class Cost:
         Gradients of parameters that stand when it ends.
     output
         What it hands on.
+    offloaded
+        What of `saved` goes to host memory once it has run forwards.
     """
 
     saved: int
@@ -42,6 +46,7 @@ class Cost:
     backward: int
     gradients: int
     output: int
+    offloaded: int = 0
 
 
 def cost(
@@ -65,6 +70,21 @@ def cost(
         Whether a gradient as large as the output arrives from above. A loss starts with a number; what its program returns
         stays alive through the backward pass.
     """
+    with _no_collection():
+        return _cost(program, scene, width, element, rows, accumulates, input_grad=input_grad, seeded=seeded)
+
+
+def _cost(
+    program: Program,
+    scene: Callable[[Graph], Scene],
+    width: int,
+    element: int,
+    rows: int,
+    accumulates: bool,
+    *,
+    input_grad: bool,
+    seeded: bool,
+) -> Cost:
     lean = _lean(program, scene, width, element, rows)
     graph = Graph(accumulates=accumulates)
     where = scene(graph)
@@ -78,6 +98,7 @@ def cost(
     kept = y.storage.bytes if seeded and y is not None and y.storage.kind == 0 else 0
     held = list(graph.held)
     saved = graph.live - kept
+    offloaded = graph.offloaded()
     if seeded and y is not None:
         graph.seed(y)
         y = None
@@ -94,7 +115,20 @@ def cost(
         backward=graph.peak,
         gradients=graph.gradients,
         output=output,
+        offloaded=offloaded,
     )
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the collector of cycles from walking all objects of the process because a run makes many that die at once."""
+    paused = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if paused:
+            gc.enable()
 
 
 def _lean(program: Program, scene: Callable[[Graph], Scene], width: int, element: int, rows: int) -> int:

@@ -7,7 +7,7 @@ behind what it keeps; going down, each takes that back and leaves gradients. The
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vrameter.training.simulate import Cost
 
@@ -50,7 +50,30 @@ class Piece:
     @property
     def saved(self) -> int:
         """What stays from its forward to its backward pass."""
-        return self.kept_input if self.recomputed else self.cost.saved + self.extra_saved
+        return self.kept_input if self.recomputed else self.cost.saved - self.cost.offloaded + self.extra_saved
+
+
+def joined(pieces: Sequence[Piece]) -> Piece:
+    """Return layers under one checkpoint as one piece: the first's input is kept, all run again before any goes back."""
+    first, *others = pieces
+    if not others:
+        return first
+    lasting = [piece.cost.saved for piece in pieces]
+    below = [sum(lasting[:number]) for number in range(len(pieces))]
+    cost = Cost(
+        saved=sum(lasting),
+        per_token=sum(piece.cost.per_token for piece in pieces),
+        per_pair=sum(piece.cost.per_pair for piece in pieces),
+        fixed=sum(piece.cost.fixed for piece in pieces),
+        forward=max(base + piece.cost.forward for base, piece in zip(below, pieces, strict=True)),
+        lean_forward=max(piece.input + piece.cost.lean_forward for piece in pieces) - first.input,
+        backward=max(base + piece.cost.backward for base, piece in zip(below, pieces, strict=True)),
+        gradients=sum(piece.cost.gradients for piece in pieces),
+        output=pieces[-1].cost.output,
+    )
+    return replace(
+        first, cost=cost, gradients=sum(piece.gradients for piece in pieces), gathered=max(piece.gathered for piece in pieces)
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -274,10 +274,12 @@ class Planned:
         host = placement.num_gpus
         counted: list[dict[int, int]] = [{} for _ in range(host + 1)]
         by_id: dict[int, Mapping[str, CacheTensor]] = {}
-        for number, held in enumerate(self.caches(context)):
-            home = host if context.no_kv_offload else placement.devices[number]
-            by_id[id(held)] = held
-            counted[home][id(held)] = counted[home].get(id(held), 0) + 1
+        homes = [host] * len(self.layers) if context.no_kv_offload else placement.devices
+        for home, held in zip(homes, self.caches(context), strict=False):
+            key = id(held)
+            by_id[key] = held
+            own = counted[home]
+            own[key] = own.get(key, 0) + 1
         return [
             summed([(by_id[key], count) for key, count in each.items()], states=states, on_host=home == host)
             for home, each in enumerate(counted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vrameter.engines import Ask, default_length
+from vrameter.engines import Ask, check_answer, default_length
 from vrameter.engines.transformers.inputs import Input, images_of, sounds_of
 from vrameter.errors import RequestError
 from vrameter.i18n import tr
@@ -105,16 +105,7 @@ def shape_of(
             field="settings.context_length",
             hint=tr("Give at least %(least)s, or smaller or fewer images.", least=tokens + new + 1),
         )
-    if new >= length:
-        raise RequestError(
-            tr(
-                "settings.max_new_tokens: %(value)s leaves no prompt within context_length %(length)s.",
-                value=new,
-                length=length,
-            ),
-            field="settings.max_new_tokens",
-            hint=tr("context_length counts prompt and answer together: raise it above %(value)s.", value=new),
-        )
+    check_answer(length, new, "max_new_tokens")
     made = Shape(settings.batch_size * beams, length - new, length, 0, answers=True, inputs=inputs)
     return made, {
         "context_length": length,

@@ -46,18 +46,20 @@ TABLE: Table = {
         "fp16.min_loss_scale fp16.initial_scale_power fp16.auto_cast fp16.consecutive_hysteresis prescale_gradients "
         "gradient_predivide_factor sparse_gradients zero_force_ds_cpu_optimizer zero_allow_untested_optimizer "
         "zero_optimization.ignore_unused_parameters zero_optimization.elastic_checkpoint amp bf16.auto_cast "
-        "torch_autocast.lower_precision_safe_modules curriculum_learning data_efficiency elasticity autotuning",
+        "torch_autocast.lower_precision_safe_modules curriculum_learning data_efficiency elasticity autotuning "
+        "progressive_layer_drop",
     ),
     **ignored(
         "files",
         "steps_per_print wall_clock_breakdown dump_state memory_breakdown flops_profiler tensorboard wandb csv_monitor comet "
         "comms_logger checkpoint zero_optimization.stage3_gather_16bit_weights_on_model_save "
-        "zero_optimization.stage3_gather_fp16_weights_on_model_save zero_optimization.load_from_fp32_weights nebula",
+        "zero_optimization.stage3_gather_fp16_weights_on_model_save zero_optimization.load_from_fp32_weights nebula "
+        "zero_optimization.gather_16bit_weights_on_model_save comms_config monitor_config cuda_visible_devices _comment* _description _note",
     ),
 }  # fmt: skip
 OPTIMIZERS = {
     "adam": "adam", "adamw": "adam", "fusedadam": "adam", "deepspeedcpuadam": "adam", "onebitadam": "adam", "zerooneadam": "adam",
-    "lion": "lion", "adagrad": "adagrad", "sgd": "sgd_momentum", "muon": "muon",
+    "lion": "lion", "adagrad": "adagrad", "sgd": "sgd_momentum", "muon": "muon", "lamb": "adam", "onebitlamb": "adam",
 }  # fmt: skip
 _NAMED = re.compile(
     r"(?:.*[/_])?(?:ds_)?z(?:ero)?_?(?P<stage>[0-3])(?:_config)?(?P<offload>_offload)?(?:_config)?(?:\.json)?$"

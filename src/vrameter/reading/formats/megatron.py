@@ -81,6 +81,36 @@ SHAPE = [
     "num_virtual_stages_per_pipeline_rank",
     "decoder_first_pipeline_num_layers",
     "decoder_last_pipeline_num_layers",
+    "moe_grouped_gemm",
+    "no_gradient_accumulation_fusion",
+    "moe_token_dispatcher_type",
+    "moe_expert_capacity_factor",
+    "moe_router_dtype",
+    "moe_router_force_load_balancing",
+    "tp_comm_overlap",
+    "fp8_param_gather",
+    "num_distributed_optimizer_instances",
+    "no_use_layer_wise_param_layout",
+    "grad_reduce_in_bf16",
+    "main_grads_dtype",
+    "exp_avg_dtype",
+    "cross_entropy_fusion_impl",
+    "deterministic_mode",
+    "microbatch_group_size_per_virtual_pipeline_stage",
+    "mamba_num_heads",
+    "fine_grained_activation_offloading",
+    "offload_modules",
+    "perform_rl_step",
+    "cuda_graph_impl",
+    "inference_dynamic_batching_buffer_size_gb",
+    "inference_dynamic_batching_max_requests",
+    "rl_kv_cache_management_mode",
+    "rl_inference_tensor_model_parallel_size",
+    "rl_inference_pipeline_model_parallel_size",
+    "rl_inference_expert_model_parallel_size",
+    "rl_inference_expert_tensor_model_parallel_size",
+    "rl_offload_inference_model_weights_when_idle",
+    "rl_inference_model_unified_memory_level",
 ]
 
 TABLE: Table = {
@@ -107,6 +137,9 @@ TABLE: Table = {
     "optimizer_cpu_offload": to("settings.optimizer_cpu_offload", switch),
     "optimizer_offload_fraction": to("settings.optimizer_offload_fraction", real),
     "use_precision_aware_optimizer": to("settings.use_precision_aware_optimizer", switch),
+    "exp_avg_dtype": to("settings.moment_dtype", choice(fp32="fp32", bf16="bf16", fp16="fp16", fp8="fp8")),
+    "main_grads_dtype": to("settings.gradient_dtype", choice(fp32="fp32", bf16="bf16")),
+    "grad_reduce_in_bf16": to("settings.gradient_dtype", lambda value: "bf16" if switch(value) else None),
     "decoder_first_pipeline_num_layers": to("settings.decoder_first_pipeline_num_layers", whole),
     "decoder_last_pipeline_num_layers": to("settings.decoder_last_pipeline_num_layers", whole),
     "mtp_num_layers": to("settings.mtp_num_layers", whole),
@@ -117,11 +150,15 @@ TABLE: Table = {
         "weight_decay adam_beta1 adam_beta2 adam_eps clip_grad init_method_std seed train_iters train_samples start_weight_decay "
         "end_weight_decay weight_decay_incr_style lr_wsd_decay_style rotary_base rotary_percent rope_scaling_factor use_rope_scaling "
         "norm_epsilon rampup_batch_size moe_aux_loss_coeff moe_router_load_balancing_type moe_z_loss_coeff moe_router_score_function "
-        "moe_router_bias_update_rate moe_router_topk_scaling_factor moe_router_dtype moe_router_group_topk moe_router_num_groups "
+        "moe_router_bias_update_rate moe_router_topk_scaling_factor moe_router_group_topk moe_router_num_groups "
         "moe_router_pre_softmax initial_loss_scale loss_scale min_loss_scale loss_scale_window hysteresis squared_relu "
         "rotary_seq_len_interpolation_factor mtp_loss_scaling_factor use_rotary_position_embeddings no_rope_fusion "
         "attention_softmax_in_fp32 override_opt_param_scheduler use_checkpoint_opt_param_scheduler mscale mscale_all_dim beta_fast beta_slow "
-        "manual_gc manual_gc_interval empty_unused_memory_level rotary_scaling_factor check_for_nan_in_loss_and_grad",
+        "manual_gc manual_gc_* empty_unused_memory_level rotary_scaling_factor check_for_nan_in_loss_and_grad no_check_for_nan* "
+        "grpo_* langrl_* rl_* calculate_per_token_loss moe_router_* moe_token_drop_policy no_position_embedding attention_softmax_* "
+        "apply_query_key_layer_scaling apply_residual_connection_post_layernorm glu_linear_offset softmax_type quick_geglu "
+        "activation_func_clamp_value window_attn_skip_freq lr_* weight_decay* muon_* sgd_momentum loss_scale* use_loss_scaling rotary_* "
+        "init_method_xavier_uniform retro_* kv_lora_* model_provider language_model_type vision_model_type task dummy_*",
     ),
     **ignored(
         "files",
@@ -130,26 +167,36 @@ TABLE: Table = {
         "wandb_save_dir use_dist_ckpt dist_ckpt_format ckpt_format no_load_optim no_load_rng no_save_optim no_save_rng exit_interval "
         "exit_duration_in_mins exit_on_missing_checkpoint auto_detect_ckpt_format async_save timing_log_level log_progress profile "
         "profile_step_start profile_step_end use_pytorch_profiler finetune logging_level log_world_size_to_tensorboard "
-        "timing_log_option ckpt_fully_parallel_load ckpt_fully_parallel_save no_create_attention_mask_in_dataloader",
+        "timing_log_option ckpt_* no_create_attention_mask_in_dataloader pretrained_checkpoint use_checkpoint_args dist_ckpt_* profile_* "
+        "record_memory_* memory_snapshot_* wandb_* log_* tensorboard_* export_* language_model_checkpoint "
+        "allow_missing_vision_projection_checkpoint no_use_tokenizer_model_from_checkpoint_args exit_* save_* load_* enable_experimental "
+        "trust_remote_code non_persistent_* one_logger_* logging_* timing_*",
     ),
     **ignored(
         "data",
         "data_path train_data_path valid_data_path test_data_path split vocab_file merge_file tokenizer_type tokenizer_model "
         "data_cache_path mock_data num_workers reset_position_ids reset_attention_mask eod_mask_loss data_args_path num_dataset_builder_threads "
-        "per_split_data_args_path no_mmap_bin_files dataloader_type create_attention_mask_in_dataloader data_parallel_random_init",
+        "per_split_data_args_path no_mmap_bin_files dataloader_type create_attention_mask_in_dataloader data_parallel_random_init "
+        "tokenizer_* tiktoken_* special_tokens dataset_provider dataloader_* data_* image_tag_type prompt_* prefix_* sft sft_*",
     ),
     **ignored("evaluation", "eval_iters eval_interval"),
-    **ignored("launch", "distributed_backend distributed_timeout_minutes local_rank use_tp_pp_dp_mapping nccl_communicator_config_path "
-              "lazy_mpu_init use_cpu_initialization"),
+    **ignored("launch", "distributed_* local_rank use_tp_pp_dp_mapping nccl_* lazy_mpu_init use_cpu_initialization disable_gloo_process_groups "
+              "nproc_per_node nnodes node_rank master_addr master_port DDP_impl init_model_with_meta_device use_nccl_ub high_priority_*"),
+    **ignored("sampling", "inference_* temperature top_k top_p out_seq_length num_samples max_tokens_to_oom sample_* guess_file answer_file "
+              "input_image_path gt_path output_path num_partitions partition_id num_prompt_examples flash_decode"),
     **ignored(
         "unmodelled",
-        "moe_grouped_gemm moe_token_dispatcher_type moe_expert_capacity_factor moe_pad_expert_input_to_capacity moe_permute_fusion "
-        "moe_enable_deepep overlap_param_gather overlap_moe_expert_parallel_comm tp_comm_overlap enable_cuda_graph external_cuda_graph "
-        "distribute_saved_activations fp8_amax_history_len fp8_amax_compute_algo fp8_param_gather fp8_margin fp8_recipe num_distributed_optimizer_instances "
-        "main_grads_dtype main_params_dtype exp_avg_dtype exp_avg_sq_dtype grad_reduce_in_bf16 ddp_bucket_size moe_use_legacy_grouped_gemm "
+        "moe_pad_expert_input_to_capacity moe_permute_fusion "
+        "moe_enable_deepep overlap_param_gather overlap_moe_expert_parallel_comm enable_cuda_graph external_cuda_graph "
+        "distribute_saved_activations fp8_amax_history_len fp8_amax_compute_algo fp8_margin fp8_recipe "
+        "main_params_dtype ddp_bucket_size moe_use_legacy_grouped_gemm "
         "no_masked_softmax_fusion no_bias_gelu_fusion no_bias_swiglu_fusion no_bias_dropout_fusion cp_comm_type "
-        "moe_layer_recompute cross_entropy_fusion_impl moe_shared_expert_overlap apply_layernorm_1p "
-        "microbatch_group_size_per_virtual_pipeline_stage overlap_p2p_communication no_overlap_p2p_communication ",
+        "moe_layer_recompute moe_shared_expert_overlap apply_layernorm_1p "
+        "overlap_* no_overlap_* moe_* fp8_* fp4_* cuda_graph_* te_rng_tracker no_* use_te "
+        "freeze_ViT freeze_LM pixel_shuffle use_tiling max_num_tiles use_thumbnail num_frames encoder_seq_length padded_vocab_size "
+        "window_size enable_gpt_oss fsdp_* use_fused_weighted_squared_relu cp_* hierarchical_context_parallel_sizes "
+        "reuse_grad_buf_for_mxfp8_param_ag exp_avg_sq_dtype store_param_remainders "
+        "vision_* img_embedding_idx disable_* bias_* gradient_accumulation_fusion masked_softmax_fusion megatron_fsdp_* mtp_*",
     ),
 }  # fmt: skip
 

@@ -2,7 +2,11 @@
 
 References
 ----------
-.. [1] pytorch/torchtitan, ``config/job_config.py``, ``models/*/train_configs``.
+.. [1] pytorch/torchtitan 0.1 and 0.2, ``config/job_config.py``, ``models/*/train_configs``: ``local_batch_size`` 8, ``seq_len`` 2048, fused
+       AdamW, parameters in fp32 and bf16 compute, every second layer recomputed, 1F1B.
+.. [2] torchtitan 0.3 and August 2026, ``config/configs.py``, ``models/*/config_registry.py``: configurations are functions of Python
+       that ``--module`` and ``--config`` name, recompute is by operation, the loss is cut into eight pieces, and since August 2026 a
+       micro-batch is told in tokens (16384 of them in sequences of 2048).
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ TABLE: Table = {
     "training.local_batch_size": to("settings.micro_batch", positive),
     "training.batch_size": to("settings.micro_batch", positive),
     "training.global_batch_size": to("settings.global_batch_size", lambda value: whole(value) if whole(value) > 0 else None),
+    "training.max_context_length": to("settings.seq_len", positive),
     "training.compile": to("settings.compile", switch),
     "compile.enable": to("settings.compile", switch),
     "training.dtype": to("dtype", choice(float32="fp32", bfloat16="bf16")),
@@ -38,25 +43,27 @@ TABLE: Table = {
         "training.data_parallel_shard_degree training.data_parallel_replicate_degree parallelism.data_parallel_replicate_degree "
         "activation_checkpoint.mode "
         "activation_checkpoint.selective_ac_option parallelism.pipeline_parallel_schedule experimental.pipeline_parallel_schedule "
-        "parallelism.disable_loss_parallel parallelism.pipeline_parallel_microbatch_size compile.components"
+        "parallelism.disable_loss_parallel parallelism.pipeline_parallel_microbatch_size compile.components module config "
+        "training.num_tokens_per_microbatch_per_dp_rank activation_checkpoint loss"
     ),
     **ignored(
         "files",
         "job profiling metrics checkpoint comm experimental.custom_import experimental.custom_args_module model.print_after_conversion "
-        "training.log_freq memory_estimation validation fault_tolerance",
+        "training.log_freq memory_estimation validation fault_tolerance profiler validator hf_assets_path dump_folder tokenizer",
     ),
     **ignored("data", "training.dataset training.dataset_path training.seed training.dataloader dataloader training.deterministic"),
     **ignored(
         "course",
         "optimizer.lr optimizer.eps optimizer.beta1 optimizer.beta2 optimizer.weight_decay optimizer.fused lr_scheduler "
-        "training.steps training.max_norm training.warmup_steps training.gc_freq training.gc_debug compile.backend debug",
+        "training.steps training.max_norm training.warmup_steps training.gc_freq training.gc_debug compile.backend debug "
+        "training.num_tokens_per_train_step optimizer.* lr_scheduler.*",
     ),
     **ignored(
         "unmodelled",
         "quantize float8 mx parallelism.fsdp_reshard_after_forward parallelism.context_parallel_rotate_method "
         "parallelism.enable_compiled_autograd parallelism.pipeline_parallel_split_points parallelism.pipeline_parallel_layers_per_stage "
         "parallelism.module_fqns_per_model_part activation_checkpoint.per_op_sac_force_recompute_mm_shapes_by_fqns "
-        "activation_checkpoint.early_stop model.norm_type",
+        "activation_checkpoint.* model.norm_type parallelism.* compile.* training.* override model_spec",
     ),
 }  # fmt: skip
 MODELS = {
@@ -74,6 +81,10 @@ _SCHEDULES = {
 def finish(draft: Draft) -> None:
     """Read the keys that belong together."""
     draft.request.setdefault("engine", "torchtitan")
+    registry = draft.has("module") and draft.has("config")
+    if not registry:
+        # TOML is that of the releases before 0.3.
+        draft.request.setdefault("engine_version", "0.2")
     draft.put("settings.finetuning", "pretrain")
     _model(draft)
     kind = str(draft.get("optimizer.name", "AdamW")).lower()
@@ -87,7 +98,11 @@ def finish(draft: Draft) -> None:
         "optimizer.name optimizer.implementation", "settings.optimizer", "muon" if kind == "muon" else forms[form]
     )
     _precision(draft)
-    _recompute(draft)
+    _recompute(draft, option="op" if registry else "2")
+    if draft.has("training.num_tokens_per_microbatch_per_dp_rank"):
+        tokens = draft.number("training.num_tokens_per_microbatch_per_dp_rank") or 16384
+        length = draft.asked("settings.seq_len", 2048)
+        draft.settle("training.num_tokens_per_microbatch_per_dp_rank", "settings.micro_batch", max(1, tokens // length))
     for key in ("parallelism.pipeline_parallel_schedule", "experimental.pipeline_parallel_schedule"):
         if draft.has(key) and draft.asked("parallelism.pipeline", 1) > 1:
             draft.settle(key, "settings.pipeline_schedule", _SCHEDULES.get(str(draft.get(key)).lower(), "1f1b"))
@@ -119,6 +134,9 @@ def finish(draft: Draft) -> None:
 
 def _model(draft: Draft) -> None:
     kind, size = str(draft.get("model.name", "")).lower(), str(draft.get("model.flavor", "")).lower()
+    if draft.has("module"):
+        kind = str(draft.get("module")).lower()
+        size = str(draft.get("config", "")).lower().removeprefix(f"{kind}_").partition("_")[0]
     place = draft.get("model.hf_assets_path") or draft.get("model.tokenizer_path")
     known = MODELS.get((kind, size)) or (
         f"qwen3-{size.replace('moe', '')}" if kind == "qwen3" and size[:1].isdigit() else None
@@ -133,7 +151,7 @@ def _model(draft: Draft) -> None:
             draft.note(
                 tr("There is no model known for torchtitan's %(name)s %(size)s: give --model.", name=kind, size=size)
             )
-    draft.used("model.name model.flavor model.hf_assets_path model.tokenizer_path", "model")
+    draft.used("model.name model.flavor model.hf_assets_path model.tokenizer_path module config", "model")
 
 
 def _precision(draft: Draft) -> None:
@@ -155,9 +173,13 @@ def _precision(draft: Draft) -> None:
     draft.assume("dtype", "fp32", tr("the default of %(format)s", format="torchtitan"))
 
 
-def _recompute(draft: Draft) -> None:
-    mode = str(draft.get("activation_checkpoint.mode", "selective")).lower()
-    option = str(draft.get("activation_checkpoint.selective_ac_option", "2")).lower()
+def _recompute(draft: Draft, *, option: str) -> None:
+    # Configurations of Python name a policy: --activation_checkpoint FullAC.
+    named = str(draft.get("activation_checkpoint", "")).lower().removesuffix("ac").rstrip("-_:")
+    mode = str(draft.get("activation_checkpoint.mode", named or "selective")).lower()
+    option = str(draft.get("activation_checkpoint.selective_ac_option", option)).lower()
+    told = any(draft.has(key) for key in ("activation_checkpoint", "activation_checkpoint.mode"))
+    draft.used("activation_checkpoint", "settings.recompute")
     if mode not in ("none", "full", "selective", "memory_budget"):
         raise refused("activation_checkpoint.mode", mode, tr("one of %(names)s", names="none, selective, full"))
     if mode == "memory_budget":
@@ -166,6 +188,11 @@ def _recompute(draft: Draft) -> None:
         "activation_checkpoint.mode activation_checkpoint.selective_ac_option", "settings.recompute",
         "selective" if mode == "memory_budget" else mode,
     )  # fmt: skip
+    if not told:
+        draft.assumed["settings.recompute"] = {
+            "value": mode,
+            "why": tr("the default of %(format)s", format="torchtitan"),
+        }
     if mode == "selective":
         draft.put("settings.recompute_policy", "op" if option == "op" else "layer")
         if option.isdigit() and int(option) > 0:

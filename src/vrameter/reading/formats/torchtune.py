@@ -2,7 +2,8 @@
 
 References
 ----------
-.. [1] meta-pytorch/torchtune, ``recipes/configs``: one component per ``_component_``.
+.. [1] meta-pytorch/torchtune 0.3 and 0.6, ``recipes/configs``: one component per ``_component_``; ``recipes/*_distributed.py`` shard by FSDP2,
+       and what a configuration leaves out (recompute, offloading, compilation, a step in the backward pass) is off.
 """
 
 from __future__ import annotations
@@ -36,26 +37,35 @@ TABLE: Table = {
     **together(
         "checkpointer.checkpoint_dir base_model_path optimizer._component_ optimizer.fused optimizer.foreach loss._component_ "
         "loss.num_output_chunks model._component_ model.lora_attn_modules model.apply_lora_to_mlp model.apply_lora_to_output "
-        "model.quantize_base model.use_dora optimizer.momentum loss dataset._component_"
+        "model.quantize_base model.use_dora optimizer.momentum loss dataset._component_ kd_loss teacher_model policy_model grpo_samples "
+        "data_parallel_replicate_dim model.decoder_trainable model.encoder_trainable"
     ),
     **ignored("data", "dataset tokenizer._component_ tokenizer.path tokenizer.prompt_template tokenizer.merges_file seed shuffle "
               "dataset.source dataset.split dataset.train_on_input dataset.column_map dataset.new_system_prompt dataset.data_files "
-              "dataset.conversation_column dataset.conversation_style tokenizer.special_tokens_path tokenizer.image_size dataset_val"),
+              "dataset.conversation_column dataset.conversation_style tokenizer.special_tokens_path tokenizer.image_size dataset_val "
+              "dataset.* dataset_val.* datasets datasets.* dataloader.* dataloader collate_fn tokenizer.* prompt* min_response_length "
+              "stop_token_ids penalise_no_eos reward_* limit tasks"),
     **ignored(
         "files",
         "output_dir checkpointer checkpointer._component_ checkpointer.checkpoint_files checkpointer.output_dir checkpointer.model_type "
         "checkpointer.recipe_checkpoint checkpointer.adapter_checkpoint resume_from_checkpoint save_adapter_weights_only metric_logger "
         "log_every_n_steps log_peak_memory_stats log_level profiler checkpoint_dir enable_async_checkpointing save_last_epoch_only "
-        "optimizer.state_dict",
+        "optimizer.state_dict checkpointer.* metric_logger.* profiler.* save_* teacher_checkpointer.* teacher_checkpointer ref_checkpointer.* "
+        "ref_checkpointer ref_policy_checkpointer.* ref_policy_checkpointer value_checkpointer.* value_checkpointer reward_checkpointer.* "
+        "reward_checkpointer name orchestration.* orchestration inference.* postprocessing.* training.*",
     ),
     **ignored(
         "course",
         "optimizer.lr optimizer.weight_decay optimizer.betas optimizer.eps optimizer.nesterov lr_scheduler epochs max_steps_per_epoch "
-        "clip_grad_norm custom_sharded_layers num_warmup_steps loss.ignore_index fsdp_reshard_after_forward",
+        "clip_grad_norm custom_sharded_layers num_warmup_steps loss.ignore_index fsdp_reshard_after_forward loss.* lr_scheduler.* optimizer.* "
+        "kd_ratio kd_loss.* ppo_* num_steps forward_batch_size whiten_rewards gamma lmbda kl_coeff temperature top_k "
+        "max_generated_tokens reward_functions",
     ),
     **ignored("evaluation", "run_val_every_n_steps batch_size_val"),
-    **ignored("launch", "device cudnn_deterministic_mode"),
-    **ignored("unmodelled", "enable_fp8_training fp8_recipe_name tensor_parallel_plan data_parallel_replicate_dim ac_mode ac_option quantizer"),
+    **ignored("launch", "device cudnn_deterministic_mode low_cpu_ram"),
+    **ignored("unmodelled", "enable_fp8_training fp8_recipe_name tensor_parallel_plan* ac_mode ac_option quantizer quantizer.* fsdp.* fsdp fsdp_* "
+              "memory_efficient_fsdp_wrap enable_kv_cache max_seq_length max_new_tokens model.* teacher_model.* reward_and_value_model.* "
+              "policy_model.* use_loss_parallel_ctx_manager"),
 }  # fmt: skip
 _OPTIMIZERS = {
     "AdamW": "adamw_torch", "Adam": "adamw_torch", "SGD": "sgd", "AdamW8bit": "adamw_bnb_8bit", "PagedAdamW8bit": "paged_adamw_8bit",
@@ -98,10 +108,28 @@ def finish(draft: Draft) -> None:
     if loss:
         chunked = "Chunked" in loss or "LinearCrossEntropy" in loss
         draft.settle("loss._component_ loss.num_output_chunks loss", "settings.loss", "chunked" if chunked else "full")
+    _objective(draft, loss)
+    if draft.has("model.decoder_trainable") and str(draft.get("model.decoder_trainable")) == "frozen":
+        draft.settle("model.decoder_trainable", "settings.freeze_llm", True)
+    if draft.has("model.encoder_trainable") and str(draft.get("model.encoder_trainable")) == "frozen":
+        draft.settle("model.encoder_trainable", "settings.freeze", ["vit"])
     draft.assume("settings.recompute", "none", tr("the default of %(format)s", format="torchtune"))
     draft.assume("settings.micro_batch", 2, tr("the default of %(format)s", format="torchtune"))
     draft.used("dataset._component_", "settings.packing")
     one_device(draft)
+
+
+def _objective(draft: Draft, loss: str) -> None:
+    kind = loss.rpartition(".")[2].lower()
+    preferences = {"dpoloss": "dpo", "rsoloss": "dpo", "simpoloss": "simpo"}
+    if draft.has("grpo_samples"):
+        draft.settle("grpo_samples", "settings.objective", "grpo")
+    elif draft.has("policy_model") or kind == "ppoloss":
+        draft.settle("policy_model", "settings.objective", "ppo")
+    elif draft.has("kd_loss") or draft.has("teacher_model"):
+        draft.settle("kd_loss teacher_model", "settings.objective", "gkd")
+    elif kind in preferences:
+        draft.settle("", "settings.objective", preferences[kind])
 
 
 def _optimizer(draft: Draft) -> None:

@@ -3,7 +3,9 @@
 References
 ----------
 .. [1] transformers, ``training_args.py``; TRL, ``SFTConfig``, ``DPOConfig``, ``GRPOConfig``, ``ORPOConfig``, ``KTOConfig``,
-       ``ModelConfig``.
+       ``ModelConfig``; 0.12 to 1.16: GRPO's answers have 256 tokens in 0.24 and 512 in 1.16, its penalty (``beta``) is 0.04 in 0.15 and
+       0 in 0.19, the engine's share of memory 0.9 in 0.15 and 0.3 in 0.19, its place a server in 0.24 and the same device in 1.16;
+       it stays awake unless ``vllm_enable_sleep_mode``.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from vrameter.reading.shared import (
     packed_base,
     recompute,
 )
-from vrameter.reading.values import choice, dtype, name, positive, switch
+from vrameter.reading.values import choice, dtype, name, positive, real, switch
 
 ATTENTION = choice(
     eager="eager", sdpa="sdpa", flash_attention_2="flash_attention_2", flash_attention_3="flash_attention_3",
@@ -43,6 +45,7 @@ BASE: Table = {
     "activation_offloading": to("settings.activation_offload", switch),
     **together(
         "bf16 fp16 tf32 half_precision_backend optim adafactor gradient_checkpointing gradient_checkpointing_kwargs deepspeed fsdp "
+        "activation_checkpointing activation_checkpointing_kwargs zero_stage offload "
         "fsdp_config use_liger_kernel use_liger liger_kernel_config torch_compile_backend torch_compile_mode accelerator_config "
         "fsdp_transformer_layer_cls_to_wrap local_rank parallelism_config optim_target_modules"
     ),
@@ -52,12 +55,12 @@ BASE: Table = {
         "adam_epsilon max_grad_norm num_train_epochs max_steps seed data_seed label_smoothing_factor full_determinism use_cpu "
         "no_cuda use_mps_device neftune_noise_alpha average_tokens_across_devices fp16_opt_level fp16_backend ddp_timeout "
         "ddp_backend ddp_broadcast_buffers jit_mode_eval use_ipex tpu_num_cores past_index torchdynamo ray_scope "
-        "enable_jit_checkpoint project trackio_space_id",
+        "enable_jit_checkpoint project trackio_* tpu_metrics_debug use_legacy_prediction_loop _n_gpu n_gpu",
     ),
     **ignored(
         "unmodelled",
         "ddp_find_unused_parameters ddp_bucket_cap_mb torch_empty_cache_steps auto_find_batch_size ddp_static_graph "
-        "auto_find_batch_size_steps",
+        "auto_find_batch_size_steps fsdp_min_num_params",
     ),
     **ignored(
         "files",
@@ -79,7 +82,8 @@ BASE: Table = {
         "preprocessing_num_workers max_train_samples streaming validation_split_percentage train_on_inputs chat_template_path "
         "ignore_bias_buffers chars_per_token pad_token eos_token truncation_mode completion_only_loss assistant_only_loss "
         "packing_strategy pad_to_multiple_of shuffle_dataset datasets mixture skip_prepare_dataset label_pad_token_id "
-        "padding_value tools keep_linebreaks line_by_line pad_to_max_length train_sampling_strategy",
+        "padding_value tools keep_linebreaks line_by_line pad_to_max_length train_sampling_strategy dataloader_multiprocessing_context "
+        "dataloader_in_order chat_template_kwargs",
     ),
     **ignored(
         "evaluation",
@@ -103,6 +107,7 @@ TABLE: Table = {
     "dtype": to("dtype", dtype),
     "ref_model": to("settings.ref_model", lambda value: True),
     "ref_model_name_or_path": to("settings.ref_model", lambda value: True),
+    "teacher_model_name_or_path": to("settings.objective", lambda value: "gkd"),
     "reward_model_path": to("settings.reward_model", name),
     "reward_model_name_or_path": to("settings.reward_model", name),
     "num_generations": to("settings.num_generations", positive),
@@ -113,25 +118,33 @@ TABLE: Table = {
         "desirable_weight undesirable_weight use_peft lora_r lora_rank lora_alpha lora_dropout lora_target_modules target_modules "
         "lora_modules_to_save modules_to_save lora_task_type use_rslora use_dora load_in_4bit load_in_8bit bnb_4bit_quant_type "
         "use_bnb_nested_quant bnb_4bit_use_double_quant bnb_4bit_compute_dtype use_vllm vllm_mode precompute_ref_log_probs "
-        "lora_target_parameters r response_length use_unsloth"
+        "lora_target_parameters r response_length use_unsloth use_liger_loss lora_dim"
     ),
     **ignored(
         "course",
         "label_smoothing cpo_alpha simpo_gamma rpo_alpha reference_free sync_ref_model ref_model_mixup_alpha ref_model_sync_steps "
         "num_iterations epsilon epsilon_high scale_rewards reward_weights mask_truncated_completions disable_dropout "
         "f_divergence_type f_alpha_divergence_coef discopop_tau use_weighting use_logits_to_keep delta importance_sampling_level "
-        "force_use_ref_model ld_alpha is_encoder_decoder bnb_4bit_quant_storage",
+        "force_use_ref_model ld_alpha is_encoder_decoder bnb_4bit_quant_storage loss_weights center_rewards_coefficient sapo_* vespo_* "
+        "entropy_* use_adaptive_entropy top_entropy_quantile multi_objective_aggregation off_policy_mask_threshold use_bias_correction_kl "
+        "normalize_advantages reward_clip_range max_tool_calling_iterations router_aux_loss_coef lmbda seq_kd token_level "
+        "num_ppo_epochs whiten_rewards kl_coef cliprange* vf_coef gamma lam missing_eos_penalty num_sample_generations stop_token* "
+        "world_size num_total_batches",
     ),
     **ignored("sampling", "temperature top_p top_k min_p repetition_penalty cache_implementation generation_kwargs"),
     **ignored(
         "unmodelled",
         "generation_batch_size steps_per_generation vllm_server_host vllm_server_port vllm_tensor_parallel_size "
         "vllm_guided_decoding_regex vllm_server_base_url vllm_server_timeout vllm_importance_sampling_correction "
-        "ds3_gather_for_generation base_model_attribute_name precompute_ref_batch_size vllm_max_model_length vllm_model_impl",
+        "ds3_gather_for_generation base_model_attribute_name precompute_ref_batch_size vllm_max_model_length vllm_model_impl vllm_group_port "
+        "vllm_structured_outputs_regex vllm_importance_sampling_* cast_lm_head_to_fp32 use_transformers_continuous_batching "
+        "transformers_continuous_batching_config use_transformers_paged num_mini_batches local_rollout_forward_batch_size "
+        "sft_model_path",
     ),
     **ignored(
         "files", "log_completions num_completions_to_print wandb_log_unique_prompts model_init_kwargs ref_model_init_kwargs "
-        "model_adapter_name ref_adapter_name use_cache model_code_revision config reward_funcs reward_model_revision",
+        "model_adapter_name ref_adapter_name use_cache model_code_revision config reward_funcs reward_model_revision teacher_model_revision "
+        "teacher_model_init_kwargs log_* num_generations_eval exp_name",
     ),
 }  # fmt: skip
 DPO_LOSSES = {
@@ -151,10 +164,12 @@ def base(draft: Draft, *, checkpointing: bool = False, why: str = "") -> None:
     elif draft.on("adafactor"):
         draft.put("settings.optimizer", "adafactor")
     draft.used("adafactor", "settings.optimizer")
-    recompute(draft, "gradient_checkpointing", default=checkpointing, why=why)
-    kwargs = draft.get("gradient_checkpointing_kwargs")
+    # transformers 5 calls it activation checkpointing.
+    named = "activation_checkpointing" if draft.has("activation_checkpointing") else "gradient_checkpointing"
+    recompute(draft, named, default=checkpointing, why=why)
+    kwargs = draft.get(f"{named}_kwargs")
     if isinstance(kwargs, Mapping) and "use_reentrant" in kwargs and draft.asked("settings.recompute") == "full":
-        draft.settle("gradient_checkpointing_kwargs", "settings.recompute_reentrant", switch(kwargs["use_reentrant"]))
+        draft.settle(f"{named}_kwargs", "settings.recompute_reentrant", switch(kwargs["use_reentrant"]))
     if draft.on("use_liger_kernel") or draft.on("use_liger"):
         options = draft.get("liger_kernel_config")
         options = options if isinstance(options, Mapping) else {}
@@ -170,7 +185,11 @@ def base(draft: Draft, *, checkpointing: bool = False, why: str = "") -> None:
         if options:
             fsdp_options(draft, options, "fsdp_config")
             draft.used("fsdp_config", "parallelism.fsdp")
-    if draft.has("deepspeed") and draft.get("deepspeed") is not False:
+    if draft.get("deepspeed") is True:
+        # DeepSpeed's own examples: the switch, and the stage beside it.
+        draft.settle("deepspeed zero_stage", "parallelism.zero_stage", min(draft.number("zero_stage", 0) or 0, 3))
+        draft.settle("offload", "parallelism.offload", "all" if draft.on("offload") else None)
+    elif draft.has("deepspeed") and draft.get("deepspeed") is not False:
         deepspeed.read_named(draft, draft.get("deepspeed"), draft.waiting.pop("deepspeed"))
 
 
@@ -211,7 +230,8 @@ def finish(draft: Draft) -> None:
     base(draft, checkpointing=trl, why=usual if trl else "")
     if objective:
         draft.settle("", "settings.objective", None if "settings.objective" in draft.assumed else objective)
-        draft.used("beta loss_type desirable_weight undesirable_weight", "settings.objective")
+        shared = "loss_type desirable_weight undesirable_weight"
+        draft.used(shared if objective == "grpo" else f"beta {shared}", "settings.objective")
     if trl and not draft.has("bf16"):
         draft.assume("settings.precision", "bf16-mixed", usual)
     draft.assume("settings.precision", "fp32", tr("neither %(one)s nor %(other)s is on", one="bf16", other="fp16"))
@@ -221,10 +241,12 @@ def finish(draft: Draft) -> None:
         kind="bnb_4bit_quant_type",
     )  # fmt: skip
     draft.used("bnb_4bit_compute_dtype", "quantization")
-    tunes = draft.on("use_peft", bool({"lora_r", "lora_rank", "r"} & draft.values.keys()))
+    tunes = draft.on(
+        "use_peft", bool({"lora_r", "lora_rank", "r"} & draft.values.keys()) or bool(draft.number("lora_dim"))
+    )
     if tunes:
         draft.put("settings.finetuning", "dora" if draft.on("use_dora") else "lora")
-        rank = next((key for key in ("lora_r", "lora_rank", "r") if draft.has(key)), "lora_r")
+        rank = next((key for key in ("lora_r", "lora_rank", "r", "lora_dim") if draft.has(key)), "lora_r")
         targets = "target_modules" if draft.has("target_modules") else "lora_target_modules"
         saved = "modules_to_save" if draft.has("modules_to_save") else "lora_modules_to_save"
         defaults = {"rank": 16, "alpha": 32, "dropout": 0.05, "targets": "all-linear"}
@@ -243,11 +265,23 @@ def finish(draft: Draft) -> None:
         draft.used("use_peft", "settings.finetuning")
         if packed:
             frozen_in_full(draft, "load_in_4bit" if packed.startswith("bnb-nf4") else "load_in_8bit")
-    if draft.get("vllm_mode") == "colocate" and draft.on("use_vllm"):
-        draft.assume("settings.rollout_memory_utilization", 0.3, tr("the default of %(format)s", format="TRL"))
+    # Until TRL 1.0 the engine was a server of its own unless vllm_mode said otherwise.
+    if draft.on("use_vllm") and draft.get("vllm_mode", "colocate") == "colocate":
+        draft.assume("settings.rollout_memory_utilization", 0.3, usual)
+        draft.assume("settings.rollout_sleep", False, usual)
     draft.used("use_vllm vllm_mode", "settings.rollout_memory_utilization")
+    if str(draft.get("loss_type", "")).lower() == "chunked_nll":
+        draft.settle("loss_type", "settings.loss", "fused")
+    if draft.on("use_liger_loss"):
+        draft.settle("use_liger_loss", "settings.loss", "fused")
     if draft.on("precompute_ref_log_probs"):
         draft.settle("precompute_ref_log_probs", "settings.ref_model", False)
+    elif objective == "grpo" and trl and draft.asked("settings.ref_model") is None:
+        penalised = draft.has("beta") and real(draft.get("beta")) != 0
+        if draft.has("beta"):
+            draft.settle("beta", "settings.ref_model", None if penalised else False)
+        else:
+            draft.assume("settings.ref_model", False, tr("beta is 0 by default: nothing is compared with a reference"))
     draft.assume("settings.micro_batch", 8, tr("the default of %(format)s", format="TrainingArguments"))
     one_device(draft)
 
@@ -284,9 +318,12 @@ def _length(draft: Draft, objective: str | None) -> None:
         draft.number("max_prompt_length"),
         draft.number("max_completion_length") or draft.number("response_length"),
     )
-    if objective in ("grpo", "rloo", "ppo"):
-        prompt, answer = prompt or 512, answer or 256
-    if prompt and answer:
+    if objective in ("grpo", "rloo", "ppo") and not (prompt and answer):
+        total = (prompt or 512) + (answer or 512)
+        why = tr("prompts of 512 tokens and answers of 512, where they are not stated")
+        draft.used("max_prompt_length max_completion_length response_length", "settings.seq_len")
+        draft.assume("settings.seq_len", total, why)
+    elif prompt and answer:
         draft.settle("max_prompt_length max_completion_length response_length", "settings.seq_len", prompt + answer)
     elif draft.asked("engine") == "trl":
         draft.assume("settings.seq_len", 1024, tr("the default of %(format)s", format="TRL"))

@@ -30,6 +30,7 @@ from vrameter.training.diffusion.pieces import Pieces
 from vrameter.training.diffusion.run import Run, resolve
 from vrameter.training.diffusion.segments import segments
 from vrameter.training.holdings import Holding
+from vrameter.training.standing import Lines, of_trained
 from vrameter.training.step import Course, course
 from vrameter.units import MIB
 
@@ -179,18 +180,14 @@ def _standing(run: Run) -> list[Item]:
     for holding in _holdings(run):
         static = _static(holding)
         name = run.module.name if holding is run.holding else "text_encoder"
-        items += _line("weights", static.weights, PHASES, "shapes of the module and how each is stored", note=name)
-        items += _line("adapters", static.adapters, PHASES, "peft: low-rank matrices beside frozen ones", note=name)
-        items += _line("master_weights", static.master, STANDING, "the optimizer's own copy", note=name)
-        items += _line("optimizer_state", static.state, STANDING, "state per parameter of the optimizer", note=name)
-        items += _line("ema", static.ema, STANDING, "diffusers' EMAModel: an averaged copy in fp32", note=name)
-        buffer = 0 if _buckets_only(run) else static.gradients
-        items += _line("gradients", buffer, STANDING, "one buffer for good", note=name)
-        fresh = static.fresh_gradients
-        items += _line("gradients", fresh, ("step",), "of all trained parameters", note=name)
-        items += _line(
-            "temporary", static.step, ("step",), "temporaries of the optimizer's step", "modelled", note=name
-        )
+        items += _placed(static.weights, PHASES, name)
+        items += _placed(static.adapters, PHASES, name)
+        for lines in (static.master, static.state, static.ema):
+            items += _placed(lines, STANDING, name)
+        if not _buckets_only(run):
+            items += _placed(static.gradients, STANDING, name)
+        items += _placed(static.fresh_gradients, ("step",), name)
+        items += _placed(static.step, ("step",), name)
     source = "models that score and what else the process keeps, as the request says"
     items += _line("other_models", run.settings.resident_bytes or 0, PHASES, source)
     waiting = run.settings.cached_samples or 0
@@ -204,6 +201,11 @@ def _standing(run: Run) -> list[Item]:
         "latents and embedded prompts of the batch",
     )
     return items
+
+
+def _placed(lines: Lines, phases: tuple[str, ...], name: str) -> list[Item]:
+    """Return lines of a module in the phases of a pipeline's step."""
+    return [replace(each, phases=phases, note=f"{name}; {each.note}" if each.note else name) for each in lines.items]
 
 
 def _moments(run: Run, pieces: Pieces, found: Course) -> list[Item]:
@@ -226,7 +228,14 @@ def _moments(run: Run, pieces: Pieces, found: Course) -> list[Item]:
             gradients = _adapter_gradients(run) if phase == "backward" or pieces.accumulates else 0
         elif pieces.accumulates and not asked.recipe.contiguous_gradients:
             gradients = sum(
-                holding.per_device(asked.recipe.gradient, when=asked.degrees.splits_gradients)
+                of_trained(
+                    holding,
+                    "gradients",
+                    asked.recipe.gradient,
+                    split=asked.degrees.splits_gradients,
+                    phases=(phase,),
+                    source="",
+                ).bytes
                 for holding in _holdings(run)
             )
         if asked.recipe.contiguous_gradients or asked.settings.offload_gradients:
@@ -253,7 +262,7 @@ def _moments(run: Run, pieces: Pieces, found: Course) -> list[Item]:
 
 def _adapter_gradients(run: Run) -> int:
     """Return the gradients of all adapters. [bytes]."""
-    return sum(_static(holding).fresh_gradients for holding in _holdings(run))
+    return sum(_static(holding).fresh_gradients.bytes for holding in _holdings(run))
 
 
 def _around(run: Run, pieces: Pieces, alive: list[Item]) -> list[Item]:

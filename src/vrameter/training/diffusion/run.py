@@ -21,7 +21,7 @@ from vrameter.settings.diffusers import DiffusersSettings
 from vrameter.settings.training import AdapterSettings, TrainingSettings
 from vrameter.spec import check
 from vrameter.training.holdings import Holding
-from vrameter.training.setup import Setup, setup
+from vrameter.training.setup import Setup, given_fields, setup
 from vrameter.training.sharing import split
 
 FULL = ("full", "pretrain")
@@ -171,7 +171,8 @@ def _alone(ask: Ask, module: Module, settings: TrainingSettings) -> Ask:
     """Return the same question about one module."""
     precise = settings.finetuning in FULL and settings.precision in (None, "bf16-mixed", "fp16-mixed", "fp32", "tf32")
     dtype = ask.request.dtype or (None if precise else HALF.get(settings.precision or "", "bf16"))
-    values: dict[str, Any] = msgspec.to_builtins(settings)
+    asked = {name for name, value in ask.request.settings.items() if value is not None} | given_fields(settings)
+    values = {name: value for name, value in msgspec.to_builtins(settings).items() if name in asked}
     request = msgspec.structs.replace(ask.request, settings=values, dtype=dtype)
     return replace(ask, architecture=module.architecture, request=request, table=None)
 

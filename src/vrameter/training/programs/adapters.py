@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from vrameter.memory.adapter_methods import METHODS, canonical, kronecker, oft_blocks, options_of, osf_low
 from vrameter.memory.adapters import Matrix
-from vrameter.training.graph import FIXED, Graph, Storage, Value, Weight
+from vrameter.training.graph import FIXED, Graph, Slot, Storage, Value, Weight
 from vrameter.units import ceil_div
 
 if TYPE_CHECKING:
@@ -112,7 +112,12 @@ class Site:
         return Weight(size, element or self.element, trained=trained)
 
     def entering(self, x: Value, element: int = 0) -> Value:
-        """Return the input in the adapter's own numbers, dropped out; the numbers before dropout stand as long."""
+        """Return the input in the adapter's own numbers, dropped out; the numbers before dropout stand as long.
+
+        Beside a quantised matrix autocast does without them: peft leaves the input as it is there.
+        """
+        if self.unpacked and self.scene.numbers.autocast:
+            return self.dropped(x)
         inner = self.graph.cast(x, element or self.element)
         self.standing.append(inner)
         return self.dropped(inner)
@@ -135,7 +140,8 @@ class Site:
             saves=[x if matrix.slot else None, matrix if x.slot else None],
         )  # fmt: skip
 
-    def made(self, rows: int, width: int, *parents: Value | Weight, element: int = 0, saves: tuple[Value | None, ...] = (),
+    def made(self, rows: int, width: int, *parents: Value | Weight, element: int = 0,
+             saves: tuple[Value | Storage | None, ...] = (),
              saves_output: bool = False, work: int = 0, scratch: int = 0) -> Value:  # fmt: skip
         """Return a tensor made of parameters and of tensors made of them: as large as the matrix, as a rule."""
         graph = self.graph
@@ -151,6 +157,38 @@ class Site:
             graph.record(inputs, (out,), (*saves, out if saves_output else None), weights=weights, work=work)
         return out
 
+    def multiplied(self, rows: int, width: int, first: Value | Weight, second: Value | Weight, *, scratch: int = 0,
+                   viewed: bool = False) -> Value:  # fmt: skip
+        """Multiply parameters, or what was made of them; autocast keeps its copies of trained ones, of views of them not."""
+        graph, auto = self.graph, self.scene.numbers.autocast
+        kept: list[Value | Storage | None] = []
+        parents: list[Value | Weight] = []
+        for factor, other in ((first, second), (second, first)):
+            if isinstance(factor, Value):
+                taken = graph.cast(factor, auto) if auto else factor
+                parents.append(taken)
+                kept.append(taken if other.slot is not None else None)
+                continue
+            parents.append(factor)
+            if not auto or factor.element == auto:
+                continue
+            copy = factor.cast or Storage(graph, factor.size * auto, FIXED)
+            if factor.slot is not None and graph.keeps and not viewed:
+                factor.cast = copy
+            elif other.slot is not None:
+                kept.append(copy)
+        element = auto or max(self.element, *(each.element for each in parents if isinstance(each, Value)), 0)
+        return self.made(rows, width, *parents, element=element, saves=tuple(kept), scratch=scratch)
+
+    def part(self, whole: Value, rows: int, width: int) -> Value:
+        """Return a piece of a tensor without copying it."""
+        graph = self.graph
+        piece = Value(whole.storage, rows, width, whole.element, None)
+        if whole.slot is not None:
+            piece.slot = Slot(piece.bytes)
+            graph.record((whole,), (piece,))
+        return piece
+
     def times(self, x: Value, vector: Value) -> Value:
         """Multiply by a vector that was made: its gradient is a sum over a product as large as `x`."""
         element = max(x.element, vector.element)
@@ -165,6 +203,7 @@ class Site:
 
     def unpacked_weight(self, element: int) -> Value:
         """Return the frozen matrix in numbers of a size: itself, or a copy."""
+        self.graph.touch(self.unpacked + (self.inputs * self.outputs * element if self.stored != element else 0))
         if self.stored == element and not self.unpacked:
             return Value(Storage(self.graph, 0, FIXED), self.outputs, self.inputs, element, None)
         return self.plain(self.outputs, self.inputs, element)
@@ -175,8 +214,6 @@ class Site:
         grad = graph.needs(out, update)
         summed = Value(out.storage, out.rows, out.width, out.element, None)
         if grad:
-            from vrameter.training.graph import Slot
-
             summed.slot = Slot(out.bytes)
             graph.record((out, update), (summed,), passes=True)
         return summed
@@ -184,6 +221,8 @@ class Site:
 
 def run(site: Site, x: Value) -> Value:
     """Run a frozen linear layer with its adapter; what it makes of its input stands until it returns."""
+    if site.use.method == "trainable_tokens":
+        return token_rows(site, x)
     made = PROGRAMS[canonical(site.use.method)[0]](site, x)
     if isinstance(made, Value):
         return made
@@ -197,8 +236,10 @@ def run(site: Site, x: Value) -> Value:
 def site_of(scene: Scene, base: Callable[[Value], Value], inputs: int, outputs: int, use: AdapterUse, *, stored: int,
             unpacked: int = 0) -> Site:  # fmt: skip
     """Return a site, with the options that the method's name implies and peft's defaults."""
-    name, implied = canonical(use.method)
-    options = options_of(name, {**implied, **use.options})
+    options: Mapping[str, Any] = {}
+    if use.method != "trainable_tokens":
+        name, implied = canonical(use.method)
+        options = options_of(name, {**implied, **use.options})
     return Site(scene, base, inputs, outputs, stored, unpacked, use, options)
 
 
@@ -268,7 +309,9 @@ def deft(site: Site, x: Value) -> Made:
     wide = graph.cast(out, 4)
     inner = graph.cast(x, 4)
     wide_side = site.plain(site.outputs, rank, 4) if site.element != 4 else None
-    side = site.made(site.outputs, rank, site.weight(site.outputs * rank), element=4, saves=(wide_side,))
+    side = site.made(
+        site.outputs, rank, site.weight(site.outputs * rank), element=4, saves=(wide_side,), saves_output=True
+    )
     correction = site.product(site.product(wide, side, rank), side, site.outputs)
     result = graph.add(wide, correction)
     site.standing += [wide, correction, inner]
@@ -329,8 +372,7 @@ def lily(site: Site, x: Value) -> Made:
     wide = graph.op([logits], element=4 if site.scene.numbers.autocast else logits.element, saves_output=True)
     shares = graph.op([wide], count, rows=1, kind=FIXED)
     del logits, wide
-    second = site.weight(count * rank * site.outputs)
-    mixed = site.made(rank, site.outputs, shares, second, saves=(shares,), element=site.scene.numbers.autocast)
+    mixed = site.multiplied(rank, site.outputs, shares, site.weight(count * rank * site.outputs), viewed=True)
     update = site.product(hidden, mixed, site.outputs)
     del hidden, mixed, shares
     return graph.add(out, graph.cast(graph.pointwise(update, keeps="nothing"), out.element))
@@ -444,7 +486,9 @@ def unilora(site: Site, x: Value) -> Made:
 def tinylora(site: Site, x: Value) -> Made:
     """Run a small trained matrix between frozen singular vectors."""
     graph, rank, out = site.graph, site.rank, site.base(x)
-    middle = site.made(rank, rank, site.weight(site.options["u"]))
+    middle = site.multiplied(
+        rank, rank, site.weight(site.options["u"]), site.weight(site.options["u"] * rank * rank, trained=False), viewed=True,
+    )  # fmt: skip
     inner = graph.cast(site.dropped(x), site.element)
     hidden = site.linear(inner, site.weight(rank * site.inputs, trained=False), rank)
     hidden = site.product(hidden, middle, rank)
@@ -484,12 +528,16 @@ def adamss(site: Site, x: Value) -> Made:
 
 def loha(site: Site, x: Value) -> Made:
     """Run the product of two low-rank matrices, made anew in each pass."""
-    rank, size = site.rank, site.inputs * site.outputs * site.element
+    rank, auto = site.rank, site.scene.numbers.autocast
+    element = auto or site.element
+    size = site.inputs * site.outputs * element
     out = site.base(x)
     weights = [site.weight(rank * width) for width in (site.outputs, site.inputs) * 2]
+    for weight in weights:
+        weight.cast = Storage(site.graph, weight.size * auto, FIXED) if auto and auto != site.element else None
     delta = site.made(
-        site.outputs, site.inputs, *weights, saves=(site.plain(1, 1, 4),), scratch=2 * size, work=4 * size
-    )
+        site.outputs, site.inputs, *weights, element=element, saves=(site.plain(1, 1, 4),), scratch=2 * size, work=4 * size
+    )  # fmt: skip
     return _delta(site, x, out, delta)
 
 
@@ -509,22 +557,22 @@ def lokr(site: Site, x: Value) -> Made:
             parts.append(site.weight(rows * columns))
         else:
             thin = (site.weight(rows * site.rank), site.weight(columns * site.rank))
-            parts.append(site.made(rows, columns, *thin))
+            parts.append(site.multiplied(rows, columns, *thin))
     saved = tuple(part for part in parts if isinstance(part, Value))
-    size = site.inputs * site.outputs * site.element
-    delta = site.made(site.outputs, site.inputs, *parts, saves=saved, work=size)
+    element = max(site.element if isinstance(part, Weight) else part.element for part in parts)
+    size = site.inputs * site.outputs * element
+    delta = site.made(site.outputs, site.inputs, *parts, element=element, saves=saved, work=size)
     del parts, saved
-    delta = site.made(site.outputs, site.inputs, delta)
+    delta = site.made(site.outputs, site.inputs, delta, element=element)
     return _delta(site, x, out, delta)
 
 
 def hira(site: Site, x: Value) -> Made:
     """Run the frozen matrix multiplied number by number with a low-rank one."""
     rank, out = site.rank, site.base(x)
-    low = site.made(site.outputs, site.inputs, site.weight(rank * site.inputs), site.weight(rank * site.outputs))
+    low = site.multiplied(site.outputs, site.inputs, site.weight(rank * site.inputs), site.weight(rank * site.outputs))
     inner = site.entering(x)
-    element = max(site.element, site.stored)
-    delta = site.made(site.outputs, site.inputs, low, element=element)
+    delta = site.made(site.outputs, site.inputs, low, element=max(low.element, site.stored))
     update = site.product(inner, delta, site.outputs)
     site.standing += [inner, low, update]
     return out, update
@@ -535,21 +583,21 @@ def peanut(site: Site, x: Value) -> Made:
     graph, rank = site.graph, site.rank
     out = site.base(x)
     weight = site.unpacked_weight(site.element)
-    hidden = site.made(site.inputs, rank, site.weight(rank * site.outputs), saves=(weight,))
+    hidden = site.multiplied(site.inputs, rank, weight, site.weight(rank * site.outputs), viewed=True)
     del weight
     hidden = _activated(site, hidden)
     residuals = []
     for _ in range(site.options["depth"]):
         residuals.append(hidden)
-        hidden = _activated(site, site.made(site.inputs, rank, hidden, site.weight(rank * rank), saves=(hidden,)))
+        hidden = _activated(site, site.multiplied(site.inputs, rank, hidden, site.weight(rank * rank)))
     for residual in reversed(residuals):
-        hidden = _activated(site, site.made(site.inputs, rank, hidden, site.weight(rank * rank), saves=(hidden,)))
-        hidden = site.made(site.inputs, rank, hidden, residual)
+        hidden = _activated(site, site.multiplied(site.inputs, rank, hidden, site.weight(rank * rank)))
+        hidden = site.made(site.inputs, rank, hidden, residual, element=hidden.element)
     residuals.clear()
-    delta = site.made(site.outputs, site.inputs, hidden, site.weight(rank * site.outputs), saves=(hidden,))
+    delta = site.multiplied(site.inputs, site.outputs, hidden, site.weight(rank * site.outputs))
     del hidden
-    delta = site.made(site.outputs, site.inputs, delta)
-    inner = graph.cast(x, site.element)
+    delta = site.made(site.outputs, site.inputs, delta, element=delta.element)
+    inner = graph.cast(x, delta.element)
     update = site.product(inner, delta, site.outputs)
     del inner, delta
     return graph.add(out, graph.cast(update, out.element))
@@ -568,10 +616,9 @@ def glora(site: Site, x: Value) -> Made:
     out = site.base(x)
     rows = site.outputs
     if site.options["config_A_B"] == "lora":
-        pair = (site.weight(rank * site.inputs), site.weight(rank * rows))
-        scale = site.made(rows, site.inputs, *pair)
+        scale = site.multiplied(rows, site.inputs, site.weight(rank * rows), site.weight(rank * site.inputs))
         scale = graph.cast(scale, site.stored)
-        shift = site.made(rows, site.inputs, *pair)
+        shift = site.multiplied(rows, site.inputs, site.weight(rank * rows), site.weight(rank * site.inputs))
         shift = graph.cast(shift, site.stored)
     elif site.options["config_A_B"] == "none":
         scale = shift = site.plain(1, 1)
@@ -616,9 +663,13 @@ def waveft(site: Site, x: Value) -> Made:
         stacked = site.made(site.outputs, site.inputs, dense, saves=(chosen,))
         site.standing.append(dense)
         del dense, chosen
-        dense = site.made(site.outputs, site.inputs, stacked, saves=(stacked, filters))
+        auto = site.scene.numbers.autocast
+        if auto:
+            stacked, filters = site.graph.cast(stacked, auto), site.plain(4, 4, auto)
+        dense = site.made(site.outputs, site.inputs, stacked, element=stacked.element, saves=(stacked, filters))
+        site.standing.append(stacked)
         del stacked, filters
-    delta = site.made(site.outputs, site.inputs, dense)
+    delta = site.made(site.outputs, site.inputs, dense, element=dense.element)
     del dense
     return _delta(site, x, out, delta)
 
@@ -742,24 +793,25 @@ def hra(site: Site, x: Value) -> Made:
     """Householder reflections: every product of them with the identity is kept, and the changed matrix."""
     graph, rank, width, element = site.graph, site.rank, site.inputs, site.element
     vectors = site.weight(width * rank)
-    identity = site.plain(width, width)
+    identity = site.plain(width, width, 4)
     unit = site.made(width, rank, vectors, saves=(site.plain(1, rank),))
     turn = site.plain(width, width)
     for _ in range(rank):
-        doubled = site.made(width, width, turn)
-        column = site.made(width, 1, doubled, unit, saves=(doubled, unit))
+        column = site.part(unit, width, 1)
+        doubled = site.made(width, width, turn, element=turn.element)
+        made = site.multiplied(width, 1, doubled, column)
         del doubled
-        outer = site.made(width, width, column, unit, saves=(column, unit))
-        del column
-        turn = site.made(width, width, turn, outer)
+        outer = site.multiplied(width, width, made, column)
+        del made, column
+        turn = site.made(width, width, turn, outer, element=max(turn.element, outer.element))
         del outer
     del unit
-    turned = site.made(width, width, turn, saves=(identity,))
+    turned = site.multiplied(width, width, graph.cast(identity, element), turn)
     del turn, identity
-    weight = site.unpacked_weight(element)
-    changed = site.made(site.outputs, width, turned, saves=(weight,))
+    weight = site.unpacked_weight(turned.element)
+    changed = site.multiplied(site.outputs, width, weight, turned)
     del weight, turned
-    out = site.product(graph.cast(x, element), changed, site.outputs)
+    out = site.product(graph.cast(x, changed.element), changed, site.outputs)
     return graph.cast(out, x.element)
 
 
@@ -891,14 +943,21 @@ def miss(site: Site, x: Value) -> Made:
 def _bat(site: Site, x: Value) -> Value:
     graph, element = site.graph, site.element
     copied = site.plain(site.outputs, site.inputs, site.stored)
-    weight = site.plain(site.outputs, site.inputs)
-    size = site.inputs * site.outputs * element
-    delta = site.made(site.outputs, site.inputs, site.weight(site.rank * site.outputs), saves=(weight,), scratch=size)
+    wide = site.plain(site.outputs, site.inputs)
+    pieces = site.plain(site.outputs, site.inputs)
+    delta = site.multiplied(site.outputs, site.inputs, pieces, site.weight(site.rank * site.outputs))
     delta = site.made(site.outputs, site.inputs, delta)
+    del pieces, wide
     changed = site.made(site.outputs, site.inputs, delta, element=max(element, site.stored))
-    del delta, weight, copied
+    del delta, copied
     out = site.product(graph.cast(x, changed.element), changed, site.outputs)
     return graph.cast(out, x.element)
+
+
+def token_rows(site: Site, x: Value) -> Value:
+    """Multiply by the table of the vocabulary, copied to put trained rows in (``rank`` counts them)."""
+    table = site.made(site.outputs, site.inputs, site.weight(site.rank * site.inputs), element=site.stored)
+    return site.product(x, table, site.outputs)
 
 
 PROGRAMS: dict[str, Callable[[Site, Value], Made]] = {

@@ -69,15 +69,8 @@ def linear(scene: Scene, x: Value, tensor: Tensor, slot: str, width: int) -> Val
     if use.adapter is None:
         return out
     if use.adapter.method == "adapter_v2":
-        return scaled(scene, out)
+        return scene.scaled(out)
     return graph.add(out, update(scene, x, [width], width, slot))
-
-
-def scaled(scene: Scene, out: Value) -> Value:
-    """Shift and scale what a frozen matrix made, by trained vectors."""
-    graph, element = scene.graph, out.element
-    shifted = graph.op([out], weights=[Weight(out.width, element, trained=True)])
-    return graph.scale(shifted, Weight(out.width, element, trained=True))
 
 
 def update(scene: Scene, x: Value, widths: list[int], total: int, slot: str) -> Value:
@@ -105,7 +98,7 @@ def attention(scene: Scene, part: Attention, x: Value) -> Value:
     qkv = graph.linear(x, _fused(scene, part, slots), total, compute=scene.numbers.autocast)
     adapted = [name for name in widths if name in scene.enabled]
     if scene.enabled and next(iter(scene.enabled.values())).method == "adapter_v2":
-        qkv = scaled(scene, qkv)
+        qkv = scene.scaled(qkv)
     elif adapted:
         qkv = graph.add(qkv, update(scene, x, [widths[name] for name in adapted], total, adapted[0]))
     q, k, v = graph.halves(qkv, list(widths.values()))

@@ -8,17 +8,23 @@ References
 .. [2] peft 0.21, ``tuners/lora/layer.py``: the input is cast to the adapter's dtype, dropped out, and multiplied twice.
 .. [3] bitsandbytes 0.50, ``autograd/_functions.py``: a 4-bit matrix is unpacked for each product, forward and backward.
 .. [4] Liger-Kernel 0.8, ``ops``: what the fused norms, rotations and activations keep.
+.. [5] PyTorch 2.13, ``distributed/tensor/experimental/_context_parallel/_attention.py``: all-gather of keys and values.
+.. [6] AutoGPTQ 0.7, ``nn_modules/qlinear/qlinear_cuda_old.py``: ``torch.matmul`` with a matrix made by shifts of int32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 
 from vrameter.model.architecture import Attention, FeedForward, Layer, Part, Tensor
-from vrameter.training.graph import FIXED, PAIRS, Graph, Slot, Storage, Value, Weight
+from vrameter.training.graph import FIXED, PAIRS, Graph, Region, Slot, Storage, Value, Weight
 from vrameter.training.programs.adapters import AdapterUse, run, site_of
+
+# Checkpoints whose outputs are discarded as well, for what follows keeps them.
+DISCARDED = ("layernorm", "mla_up_proj", "moe_act")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +40,11 @@ class Use:
     unpacked
         Bytes that one product unpacks a quantised matrix to. [bytes]
     keeps_input
-        Size of the numbers in which a product with a frozen matrix keeps its input all the same (bitsandbytes before
-        0.43); 0: it keeps none. [bytes]
+        Size of the numbers in which a product keeps a copy of its input instead of the input: of a frozen matrix all the same
+        (bitsandbytes before 0.43), in float8 (Transformer Engine); 0: none. [bytes]
+    unpacking
+        Bytes that unpacking takes on the way, where autograd keeps the unpacked matrix (AutoGPTQ [6]_); 0: it is unpacked
+        again. [bytes]
     """
 
     element: int
@@ -43,6 +52,7 @@ class Use:
     grad_element: int = 0
     unpacked: int = 0
     keeps_input: int = 0
+    unpacking: int = 0
     adapter: AdapterUse | None = None
 
 
@@ -72,12 +82,16 @@ class Kernels:
     Parameters
     ----------
     attention
-        ``eager``, ``sdpa`` (a fused kernel of torch) or ``flash`` (packed, grouped heads kept as they are).
+        ``eager``, ``sdpa`` (a fused kernel of torch), ``flash`` (packed, grouped heads kept as they are) or ``cudnn``.
     repeats_kv
         Whether keys and values are copied out to every query head before a fused kernel.
     norm, rope, activation
         Whether a fused kernel, or a compiler that fuses what stands between matrix products, replaces the module's own
         operations: it keeps inputs and makes the rest again in the backward pass.
+    local
+        Whether Megatron's own modules run in place of Transformer Engine's.
+    masks
+        Whether attention in separate operations keeps a mask of padding in each layer.
     """
 
     attention: str = "sdpa"
@@ -85,6 +99,8 @@ class Kernels:
     norm: bool = False
     rope: bool = False
     activation: bool = False
+    local: bool = False
+    masks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +118,7 @@ class Traits:
     attention_dropout: float = 0.0
     hidden_dropout: float = 0.0
     router: str = "softmax"
+    widens_logits: bool = True
 
 
 @dataclass
@@ -120,12 +137,22 @@ class Scene:
         Devices among which tokens are split between matrices (sequence parallelism). [devices]
     exchanges
         Whether routed tokens travel between devices.
+    routing
+        What a device's experts get of them, in thousandths of an even share.
     expert_ranks
         Devices that split each expert, so that all their tokens meet there. [devices]
     memory_tokens
         Tokens of an encoder that cross-attention reads. [tokens]
     prompt_element
         Size of the numbers of a learned prompt that each layer attends to; 0 without one. [bytes]
+    checkpoints
+        Parts of a layer that run again in the backward pass, under Megatron's names.
+    offloads
+        Parts of a layer whose kept tensors go to host memory, under Megatron's names.
+    prefix_tokens
+        Learned keys and values before those of each sequence. [tokens]
+    beside_tokens
+        Learned tokens to which the layer's queries attend a second time. [tokens]
     mask_element
         Size of one number of what dropout keeps: 1 on a GPU, that of its input on a CPU. [bytes]
     """
@@ -140,10 +167,15 @@ class Scene:
     keys: int = 0
     enabled: Mapping[str, AdapterUse] = field(default_factory=dict)
     prompt_element: int = 0
+    prefix_tokens: int = 0
+    beside_tokens: int = 0
     ranks: int = 1
     exchanges: bool = False
+    routing: int = 1000
     expert_ranks: int = 1
     memory_tokens: int = 0
+    checkpoints: frozenset[str] = frozenset()
+    offloads: frozenset[str] = frozenset()
     mask_element: int = 1
 
     @property
@@ -167,6 +199,22 @@ class Scene:
             graph.record((x,), (out,))
         return out
 
+    def checkpoint(
+        self, name: str, run: Callable[..., list[Value]], *inputs: Value
+    ) -> tuple[Region | None, list[Value]]:
+        """Run a part of a layer, so that it runs again in the backward pass where it is named among the checkpoints."""
+        if name in self.checkpoints:
+            return self.graph.checkpoint(run, *inputs, discards=name in DISCARDED)
+        return None, run(*inputs)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Run a part of a layer, whose kept tensors go to host memory where it is named among the offloads."""
+        graph = self.graph
+        before, graph.away = graph.away, graph.away or name in self.offloads
+        yield
+        graph.away = before
+
     # -- weights ------------------------------------------------------------------------------------
 
     def weight(self, tensor: Tensor) -> Weight:
@@ -174,7 +222,7 @@ class Scene:
         use = self.use(tensor)
         return Weight(
             tensor.size, use.element, trained=use.trained, grad_element=use.grad_element, unpacked=use.unpacked,
-            keeps_input=use.keeps_input,
+            keeps_input=use.keeps_input, unpacking=use.unpacking,
         )  # fmt: skip
 
     def linear(self, x: Value, tensor: Tensor | None, *, outputs: int = 0, fan: int = 1) -> Value:
@@ -191,8 +239,16 @@ class Scene:
     def head_linear(self, x: Value, tensor: Tensor, width: int) -> Value:
         """Run the output layer of a stack that names adapters by slot."""
         out = self.graph.linear(x, self.weight(tensor), width, compute=self.numbers.autocast)
+        if any(each.method == "adapter_v2" for each in self.enabled.values()):
+            return self.scaled(out)
         adapter = self.enabled.get("head")
         return out if adapter is None else self.adapted(x, out, tensor, adapter)
+
+    def scaled(self, out: Value) -> Value:
+        """Shift and scale what a frozen matrix made, by trained vectors."""
+        graph, element = self.graph, out.element
+        shifted = graph.op([out], weights=[Weight(out.width, element, trained=True)])
+        return graph.scale(shifted, Weight(out.width, element, trained=True))
 
     def grouped(self, x: Value, tensor: Tensor, width: int) -> Value:
         """Run a product with stacked matrices, one for each group of rows; autocast does not know this operation.
@@ -207,7 +263,9 @@ class Scene:
         stack = tensor.size // (x.width * width)
         factors = [Weight(stack * rank * size, use.adapter.element, trained=True) for size in (x.width, width)]
         changed = graph.new(tensor.size // x.width, x.width, use.element, grad=graph.keeps, kind=FIXED)
-        graph.touch(stack * rank * (x.width + width) * use.element if use.adapter.element != use.element else 0)
+        graph.touch(
+            use.unpacked + (stack * rank * (x.width + width) * use.element if use.adapter.element != use.element else 0)
+        )
         graph.record((), (changed,), weights=factors)
         return graph.op([x, changed], width, element=x.element, saves=[x, changed if x.slot else None])
 
@@ -319,19 +377,51 @@ class Scene:
         out_width = part.num_heads * part.value_dim
         auto = self.numbers.autocast
         repeats = part.num_heads // max(1, part.num_kv_heads)
+        held: list[Value] = []
+        if self.prefix_tokens and part.scope != "cross":
+            k, v = self._prefixed(k), self._prefixed(v)
+            held = [k, v]
         if kernels.attention == "eager" or (self.traits.softcap and kernels.attention == "sdpa"):
             return self._eager(part, q, k, v, repeats)
         if auto:
             q, k, v = (graph.cast(each, auto) for each in (q, k, v))
-        if kernels.repeats_kv and repeats > 1:
+        # Keys that are more than queries need a mask, and with a mask grouped heads are copied out.
+        if (kernels.repeats_kv or (self.prefix_tokens and kernels.attention == "sdpa")) and repeats > 1:
             k = graph.copy(k, width=part.num_heads * part.head_dim)
             v = graph.copy(v, width=out_width)
         sums = graph.new(q.rows, part.num_heads, 4)
-        out = graph.op([q, k, v], out_width, element=q.element, saves=[q, k, v, sums], saves_output=True,
-                       work=q.bytes * 2 if q.element < 4 else 0)  # fmt: skip
-        del sums, q, k, v
+        shared, arriving = self._ring(q, k, v)
+        if held and kernels.attention == "sdpa":
+            held.append(graph.new(q.rows, self.length + self.prefix_tokens, q.element, kind=PAIRS))
+        # A cache that holds learned keys keeps them joined with the sequence's; the mask is made anew in each layer.
+        out = graph.op([q, k, v], out_width, element=q.element, saves=[q, k, v, sums, *held], saves_output=True,
+                       work=(q.bytes * 2 if q.element < 4 else 0) + arriving, scratch=shared)  # fmt: skip
+        del sums, q, k, v, held
         # The kernel lays its output out as the queries are: heads before tokens where these were put together anew.
         return graph.copy(out) if self.traits.heads_first else out
+
+    def _ring(self, q: Value, k: Value, v: Value) -> tuple[int, int]:
+        """Return what attention over sequences that devices share takes beside its tensors, forwards and backwards. [bytes].
+
+        All keys and values are gathered, and put together once more for sending; outputs and gradients add up in fp32, those
+        of keys and values travel on.
+        """
+        if self.keys <= self.length:
+            return 0, 0
+        pair = k.bytes + v.bytes
+        gathered = pair * (self.keys // self.length) + pair
+        wide = 4 // q.element
+        return gathered + wide * q.bytes, gathered + wide * (q.bytes + 3 * pair)
+
+    def _prefixed(self, x: Value) -> Value:
+        """Put learned keys or values before those of each sequence, as a cache does that holds them already."""
+        graph = self.graph
+        past = Value(graph.constant(1, 1, 1).storage, self.seqs * self.prefix_tokens, x.width, x.element, None)
+        past.slot = Slot(past.bytes) if graph.keeps else None
+        out = graph.new(x.rows + past.rows, x.width, x.element, grad=graph.needs(x, past), kind=x.storage.kind)
+        if out.slot is not None:
+            graph.record((x, past), (out,), passes=True)
+        return out
 
     def _eager(self, part: Attention, q: Value, k: Value, v: Value, repeats: int) -> Value:
         graph, auto = self.graph, self.numbers.autocast
@@ -341,7 +431,7 @@ class Scene:
         if auto:
             q, k, v = (graph.cast(each, auto) for each in (q, k, v))
         q, k, v = (graph.copy(each) if each.storage.bytes > each.bytes else each for each in (q, k, v))
-        rows, width = self.seqs * part.num_heads * self.length, self.keys or self.length
+        rows, width = self.seqs * part.num_heads * self.length, (self.keys or self.length) + self.prefix_tokens
         element = q.element
         scores = graph.op([q, k], width, rows=rows, saves=[q if k.slot else None, k if q.slot else None], kind=PAIRS)
         scores = graph.pointwise(scores, keeps="nothing")
@@ -357,10 +447,30 @@ class Scene:
             scores = graph.pointwise(scores, keeps="output")
         if self.traits.attention_dropout:
             scores = self.dropout(scores)
-        out = graph.op([scores, v], part.num_heads * part.value_dim, rows=v.rows, element=element,
+        out = graph.op([scores, v], part.num_heads * part.value_dim, rows=q.rows, element=element,
                        saves=[scores, v], kind=0)  # fmt: skip
         del scores
         return graph.copy(out)
+
+    def beside(self, part: Attention, x: Value, q_tensor: Tensor, o_tensor: Tensor, out: Value) -> Value:
+        """Attend to a learned prompt a second time (Llama-Adapter): queries are made anew, a gate weighs the result."""
+        graph, rows, width = self.graph, x.rows, part.num_heads * part.head_dim
+        tokens, element = self.beside_tokens, out.element
+        learned = Weight(tokens * x.width, element, trained=True)
+        sides = [graph.new(self.seqs * tokens, width, element, grad=graph.keeps, kind=FIXED) for _ in range(2)]
+        graph.record((), sides, weights=[learned])
+        q = self.rotated(self.linear(x, q_tensor, outputs=width), part.head_dim)
+        scores = graph.matmul(q, sides[0], rows, part.num_heads * tokens)
+        del q
+        scores = graph.pointwise(scores, keeps="nothing")
+        scores = graph.op([scores], element=4, saves_output=True)
+        scores = graph.cast(scores, element)
+        scores = graph.scale(scores, Weight(1, element, trained=True))
+        added = graph.matmul(scores, sides[1], rows, width)
+        del scores, sides
+        added = graph.copy(added)
+        added = self.linear(added, o_tensor, outputs=x.width)
+        return graph.add(out, added)
 
     # -- perceptrons --------------------------------------------------------------------------------
 

@@ -93,7 +93,14 @@ def _dropped(scene: Scene, x: Value) -> Value:
 
 
 def run(scene: Scene, part: Part, x: Value) -> Value:
-    """Run one part of a layer."""
+    """Run one part of a layer; under sequence parallelism all tokens meet in it, and each device keeps its share of the sum."""
+    if scene.ranks == 1:
+        return _run(scene, part, x)
+    rows = x.rows
+    return scene.graph.op([_run(scene, part, scene.graph.op([x], rows=rows * scene.ranks))], rows=rows)
+
+
+def _run(scene: Scene, part: Part, x: Value) -> Value:
     if isinstance(part, Attention):
         return attention(scene, part, x)
     if isinstance(part, LatentAttention):
@@ -124,7 +131,7 @@ def attention(scene: Scene, part: Attention, x: Value) -> Value:
             q, gate = scene.graph.halves(q, [q_width, q.width - q_width])
         k = scene.linear(x, slots["k"]) if "k" in slots else q
         v = scene.linear(x, slots["v"]) if "v" in slots else k
-    q_norm, k_norm = _qk_norms(part)
+    q_norm, k_norm = qk_norms(part)
     if q_norm:
         q = scene.norm(q, q_norm, heads=_heads(q_norm, q_width))
     if k_norm:
@@ -134,7 +141,11 @@ def attention(scene: Scene, part: Attention, x: Value) -> Value:
     out = scene.attend(part, q, k, v)
     if gate is not None:
         out = scene.graph.mul(out, scene.graph.pointwise(gate, keeps="output"))
-    return scene.linear(out, slots["o"], outputs=x.width)
+    del q, k, v
+    out = scene.linear(out, slots["o"], outputs=x.width)
+    if scene.beside_tokens and "q" in slots:
+        return scene.beside(part, x, slots["q"], slots["o"], out)
+    return out
 
 
 def _heads(norm: tuple[Tensor, ...], width: int) -> int:
@@ -142,7 +153,7 @@ def _heads(norm: tuple[Tensor, ...], width: int) -> int:
     return width // norm[0].size if norm[0].size and width > norm[0].size else 0
 
 
-def _qk_norms(part: Attention) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def qk_norms(part: Attention) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     groups = norms_of(part)
     q = next((group for group in groups if ".q_" in group[0].name or "query" in group[0].name), ())
     k = next((group for group in groups if ".k_" in group[0].name or "key" in group[0].name), ())

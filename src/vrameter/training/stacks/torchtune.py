@@ -2,7 +2,8 @@
 
 References
 ----------
-.. [1] torchtune 0.6, ``recipes/configs``, ``modules/loss``.
+.. [1] torchtune 0.3 and 0.6, ``recipes/configs`` (``custom_sharded_layers`` of the full recipes), ``recipes/*_distributed.py`` (FSDP2 over
+       all devices), ``modules/loss``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from vrameter.training.stacks import Stack
 
 STACK = Stack(
-    "torchtune", loss="chunked", adapter_dtype=None, repeats_kv=True, fused_steps=True,
+    "torchtune", loss="chunked", adapter_dtype=None, fsdp="fsdp2", repeats_kv=True, fused_steps=True, shards_ends=True,
     defaults={"optimizer": "adamw_torch_fused", "precision": "bf16", "attn_implementation": "sdpa", "loss": "chunked"},
 )  # fmt: skip
 

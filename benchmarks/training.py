@@ -20,8 +20,9 @@ from vrameter.training.losses import liger_chunk
 from vrameter.units import MIB
 
 CASES = Path(__file__).parent / "cases"
-# Stacks whose components are images and videos.
-PICTURES = ("diffusers", "finetrainers", "timm", "ultralytics")
+# Stacks that train pipelines, and those that train image models.
+PICTURES = ("diffusers", "finetrainers")
+VISION = ("timm", "ultralytics")
 PARALLEL = ("megatron", "torchtitan", "fsdp_qlora", "deepspeed")
 FIGURES = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_used_bytes")
 # Checkpoints that differ from one in the catalogue by a few thousand rows of their embedding at most.
@@ -31,6 +32,7 @@ MULTIPROCESSORS = {"a100-sxm-80gb": 108}
 # Why cases are missed, where that is known; "open" where it is not.
 FROZEN = "an adapter over a frozen language model, which the arguments do not say; the peak is its build in fp32"
 PROMPT = "open: what a learned prompt adds beside its tokens is not found"
+VALIDATED = "reserved at the end of a step of a later epoch: what validation reserved before it stands too, and cuDNN tries its algorithms"
 WHOLE = "a method with products of the size of the weights, which are not modelled"
 NOTES = {
     "fsdpq-q512": "open: the measured peak is that of 2048 tokens less 0.2 GiB; what stands there at 512 is not known",
@@ -54,6 +56,9 @@ NOTES = {
     ),
     "peft-math-prompt_tuning--llama-3.2-3B-default": PROMPT,
     "peft-math-prompt_tuning--llama-3.2-3B-lr_0.001": PROMPT,
+    "yolov5-yolov5s": VALIDATED,
+    "yolov5-yolov5s-seg": VALIDATED,
+    "yolov5-yolov5s-cls": VALIDATED,
     "peft-math-osf--llama-3.2-3B-rank128": WHOLE,
     "peft-math-psoft--llama-3.2-3B-default": WHOLE,
 }
@@ -89,7 +94,7 @@ def answered(request: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def cases() -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
-    """Yield the cases of language models with the responses to them."""
+    """Yield the cases of language and image models with the responses to them."""
     for case in lines("training.jsonl"):
         request = case["request"]
         if request["engine"] not in PICTURES and request["task"] == "training" and not case.get("suspect"):
@@ -136,6 +141,9 @@ def scores() -> list[Score]:
             if figure not in case["measured"]:
                 continue
             found = pair(case, response, figure)
+            if engine in VISION:
+                put(f"peak, vision, {figure.split('_')[1]}", found)
+                continue
             if judge == "5%":
                 put(
                     "peak, judged to 5 %, parallel" if engine.startswith(PARALLEL) else "peak, judged to 5 %, one GPU",

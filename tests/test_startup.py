@@ -48,6 +48,13 @@ def test_one_engine_and_one_family_are_imported() -> None:
     assert not any(name.startswith("vrameter.training") for name in loaded)
 
 
+def test_a_training_step_imports_its_own_stack() -> None:
+    loaded = modules_of("llama-3.1-8b", "--task", "training", "--device", "h100")
+    assert not any(name.startswith(("vrameter.training.diffusion", "vrameter.engines.diffusers")) for name in loaded)
+    assert "vrameter.training.programs.megatron" not in loaded
+    assert not [name for name in HEAVY if name in loaded]
+
+
 def test_help_knows_no_model() -> None:
     loaded = modules_of("--help")
     assert "vrameter.sources.catalogue" not in loaded

@@ -95,7 +95,7 @@ def _devices(ask: Request) -> tuple[Device | None, int]:
         for field, value in (("device", prefix), ("num_devices", ask.num_devices), ("parallelism", product))
         if value not in (None, 1)
     ]
-    if ask.num_devices == 1 and prefix and prefix > 1:
+    if ask.num_devices == 1 and max(prefix or 1, product) > 1:
         given.append(("num_devices", 1))
     total = max([value for _, value in given if value is not None], default=1)
     for field, value in given:

@@ -33,6 +33,11 @@ DEFAULTS: list[tuple[str, str, dict[str, Any], str]] = [
         "axolotl 0.19.0: utils/config/__init__.py",
     ),
     (
+        "axolotl", "base_model: a/b\ngradient_checkpointing: true\nselective_checkpointing: true\n",
+        {"settings.recompute": "selective", "settings.recompute_policy": "attention"},
+        "axolotl 0.19.0: utils/schemas/training.py, SelectiveCheckpointingConfig.save",
+    ),
+    (
         "axolotl", "base_model: a/b\nrl: grpo\n", {"settings.ref_model": False, "settings.objective": "grpo"},
         "axolotl 0.19.0 hands beta on to TRL 1.9, whose default is 0",
     ),
@@ -85,6 +90,27 @@ DEFAULTS: list[tuple[str, str, dict[str, Any], str]] = [
         {"settings.micro_batch": 8, "settings.seq_len": 2048, "settings.recompute": "selective", "settings.recompute_policy": "layer",
          "settings.recompute_num_layers": 2, "settings.optimizer": "adamw_torch_fused", "dtype": "fp32", "engine_version": "0.2"},
         "torchtitan 0.2.0: config/job_config.py",
+    ),
+    (
+        "deepspeed", '{"zero_optimization": {"stage": 2, "overlap_comm": true}, "train_micro_batch_size_per_gpu": 1}',
+        {"settings.reduce_bucket_size": 500_000_000, "settings.overlap_grad_reduce": True, "parallelism.zero_stage": 2},
+        "DeepSpeed 0.18.0: runtime/zero/config.py",
+    ),
+    (
+        "deepspeed", '{"zero_optimization": {"stage": 3, "reduce_bucket_size": "auto", "stage3_max_live_parameters": 1e8}}',
+        {"settings.reduce_bucket_size": None, "settings.stage3_max_live_parameters": 100_000_000},
+        "transformers 4.57.1: integrations/deepspeed.py",
+    ),
+    (
+        "trl", "model_name: unsloth/a\nmax_seq_length: 2048\nload_in_4bit: true\nr: 16\nuse_gradient_checkpointing: unsloth\n",
+        {"engine": "unsloth", "settings.recompute": "full", "settings.activation_offload": True, "settings.precision": "bf16-mixed",
+         "settings.adapter.rank": 16, "quantization": "bnb-nf4"},
+        "Unsloth 2026.10.9: models/loader.py, models/llama.py",
+    ),
+    (
+        "transformers", "--model_name_or_path a/b --max_seq_length 4096 --use_lora --lora_rank 64 --use_flash_attn --output_dir c",
+        {"settings.finetuning": "lora", "settings.adapter.rank": 64, "settings.attn_implementation": "flash_attention_2"},
+        "open-instruct, August 2026: open_instruct/finetune.py",
     ),
     (
         "verl", "actor_rollout_ref:\n  model:\n    path: a/b\nalgorithm:\n  adv_estimator: gae\n",
@@ -164,6 +190,35 @@ def test_bad_values_name_their_key(kind: str, text: str, key: str) -> None:
         read_text(text, name="a", format=kind)
     assert caught.value.field == key
     assert caught.value.hint
+
+
+def test_a_regular_expression_stays_one() -> None:
+    pattern = r"model.language_model.layers.[\d]+.(mlp|self_attn).(up|down|gate|q|k|v|o)_proj"
+    reading = read_text(f"base_model: a/b\nadapter: lora\nlora_target_modules: '{pattern}'\n", name="a.yml")
+    assert at(reading, "settings.adapter.targets") == pattern
+    listed = read_text("base_model: a/b\nadapter: lora\nlora_target_modules: [q_proj, v_proj]\n", name="a.yml")
+    assert at(listed, "settings.adapter.targets") == ["q_proj", "v_proj"]
+
+
+def test_experts_need_devices_of_their_own() -> None:
+    """Two devices share each matrix, and eight the experts: eight, not sixteen; a second stage doubles them."""
+    text = "--model a/b --tensor_model_parallel_size 2 --expert_model_parallel_size 8"
+    assert at(read_text(text, name="a", format="megatron-swift"), "num_devices") == 8
+    text += " --pipeline_model_parallel_size 2"
+    assert at(read_text(text, name="a", format="megatron-swift"), "num_devices") == 16
+
+
+def test_sharding_by_fsdp_takes_the_distributed_optimizers_place() -> None:
+    text = "--num-layers 2 --hidden-size 64 --use-distributed-optimizer --use-megatron-fsdp --data-parallel-sharding-strategy optim_grads_params"
+    assert at(read_text(text, name="a", format="megatron"), "parallelism") == {"fsdp": "full_shard"}
+
+
+@pytest.mark.parametrize("value", ["0.5", "0.55"])
+def test_a_share_of_memory_is_a_number(value: str) -> None:
+    reading = read_text(
+        f"swift rlhf --rlhf_type grpo --model a/b --use_vllm true --vllm_mode colocate --vllm_gpu_memory_utilization {value}"
+    )
+    assert at(reading, "settings.rollout_memory_utilization") == float(value)
 
 
 # -- scripts ---------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from tests.training.scenes import TOY
 from vrameter import estimate
 from vrameter.memory.adapters import Matrix, adapter_size
 from vrameter.settings.training import RANKS
+from vrameter.training.adapting import READS_NUMBERS
 from vrameter.training.programs.adapters import AdapterUse, beside
 
 torch = pytest.importorskip("torch")
@@ -399,3 +400,20 @@ def test_what_a_layer_keeps(name: str, made: Any, adapter: dict[str, Any]) -> No
             sum(item["bytes"] for item in items if item["term"] == "activations" and "backward" in item["phases"])
         )
     assert kept[1] - kept[0] == alive[1] - alive[0]
+
+
+@pytest.mark.parametrize("method", ["vera", "oft", "miss", "loha", "hra", "peanut", "delora", "osf", "tinylora"])
+def test_which_methods_take_a_packed_matrix(method: str) -> None:
+    bnb = pytest.importorskip("bitsandbytes")
+    net = Bare()
+    net.linear = bnb.nn.Linear4bit(INPUTS, OUTPUTS, bias=False, compute_dtype=torch.bfloat16)
+    net.is_loaded_in_4bit = True
+    net = net.to("cpu")
+    fails = False
+    try:
+        rank = {} if method in ("oft", "osf") else {"r": 4}
+        model = peft.get_peft_model(net, config_of(method, rank, ["linear"]))
+        model(torch.randn(2, INPUTS, dtype=torch.bfloat16))
+    except (RuntimeError, ValueError, TypeError):
+        fails = True
+    assert fails == (method in READS_NUMBERS)

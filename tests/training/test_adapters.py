@@ -100,6 +100,13 @@ def test_a_matrix_in_the_adapters_own_numbers_is_not_copied() -> None:
     assert not wide.keeps_input
 
 
+def test_a_frozen_first_matrix_needs_no_input() -> None:
+    plain = beside(AdapterUse(4, 4), inputs=64, outputs=48, rows=20, element=2)
+    frozen = beside(AdapterUse(4, 4, method="lorafa"), inputs=64, outputs=48, rows=20, element=2)
+    assert plain.saved - frozen.saved == 20 * 4 * 64
+    assert trained({"method": "lorafa", "targets": ["q_proj"], "rank": 4}) == 4 * 4 * 256
+
+
 def test_rank_follows_from_a_stated_number_of_parameters() -> None:
     matrices = [Matrix(3072, 3072, 28), Matrix(3072, 1024, 28)]
     known = adapter_size("adalora", matrices, rank=64, element=4).trained
@@ -202,6 +209,16 @@ def test_preparation_for_quantised_bases_widens_the_rest() -> None:
 
     rest = 2 * TOY["vocab_size"] * TOY["hidden_size"] + 9 * TOY["hidden_size"]
     assert weights(prepare_kbit=True) - weights() == 2 * rest
+
+
+def test_methods_that_read_the_matrix_take_no_packed_one() -> None:
+    request = {
+        "task": "training", "model": {"config": CONFIG}, "engine": "transformers", "device": "a100-sxm-80gb", "dtype": "bf16",
+        "quantization": "bnb-nf4", "settings": {"finetuning": "peft", "seq_len": 64, "adapter": {"method": "loha"}},
+    }  # fmt: skip
+    with pytest.raises(VrameterError, match="loha") as caught:
+        estimate(request)
+    assert "vera" in str(caught.value.hint)
 
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [

@@ -27,7 +27,7 @@ from vrameter.settings.training import (
     TrainingSettings,
 )  # fmt: skip
 from vrameter.training.adapting import METHODS
-from vrameter.training.contradictions import IDLE
+from vrameter.training.contradictions import IDLE, OF_LANGUAGE
 from vrameter.training.stacks import MODULES
 
 TOP = ("model", "engine", "dtype", "quantization", "device", "num_devices", "parallelism")
@@ -48,7 +48,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     # degrees
     (request(num_devices=6, parallelism={"tensor": 4}), "parallelism", "divisor of 6"),
     (request(num_devices=8, parallelism={"tensor": 2, "data": 2}), "parallelism.data", "data 4"),
+    (request(num_devices=1, parallelism={"tensor": 2}), "num_devices", "once"),
     (request(engine="megatron", num_devices=3, parallelism={"tensor": 3}), "parallelism.tensor", "1, 2, 4, 8"),
+    (request(model="FLUX.1-dev", num_devices=8, parallelism={"tensor": 4}), "parallelism.tensor", "data"),
+    (request(model="FLUX.1-dev", adapter={"rank": 4}), "settings.adapter", "lora"),
+    (request(model="FLUX.1-dev", dtype="int4"), "dtype", "bf16"),
     (request(engine="megatron", num_devices=64, parallelism={"pipeline": 64}), "parallelism.pipeline", "32 or less"),
     (request(model="qwen3-30b-a3b", engine="megatron", num_devices=3, parallelism={"expert": 3}), "parallelism.expert", "128"),
     (request(engine="megatron", num_devices=4, parallelism={"expert": 4}), "parallelism.expert", "data"),
@@ -225,6 +229,7 @@ def test_a_pattern_without_letters_lists_nothing(pattern: str, capsys: pytest.Ca
 # -- without effect --------------------------------------------------------------------------------------
 
 WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
+    "ema": {"ema": True, "finetuning": "lora"},
     "optimizer_args": {"optimizer_args": "rank=4"},
     "num_trainable_layers": {"num_trainable_layers": 3},
     "rollout_memory_utilization": {"rollout_memory_utilization": 0.5},
@@ -290,6 +295,25 @@ def test_no_sharding_where_a_stack_shards_by_itself(engine: str) -> None:
 def test_numbers_that_a_device_has_not_are_told(device: str, precision: str, told: bool) -> None:
     answer = vrameter.estimate(request(device=device, precision=precision))
     assert any("has no arithmetic in" in warning for warning in answer["warnings"]) == told
+
+
+OF_LANGUAGE_GIVEN: dict[str, Any] = {
+    "seq_len": 33, "objective": "dpo", "loss": "full", "loss_chunk_tokens": 7, "packing": True, "padding_free": True, "freeze": ["llm"],
+    "freeze_llm": True, "num_trainable_layers": 3, "ref_model": True, "reward_model": "x", "critic_model": "x", "num_generations": 3,
+    "rollout_memory_utilization": 0.5, "pipeline_schedule": "gpipe", "recompute_modules": ["mlp"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_LANGUAGE)
+def test_a_pipeline_is_told_which_settings_are_of_language_models(name: str) -> None:
+    plain = vrameter.estimate(request(model="FLUX.1-dev", device="h100-sxm-80gb", finetuning="lora"))
+    answer = vrameter.estimate(
+        request(model="FLUX.1-dev", device="h100-sxm-80gb", finetuning="lora", **{name: OF_LANGUAGE_GIVEN[name]})
+    )
+    assert answer["report"] == plain["report"]
+    assert f"Without effect on this estimate: {name}." in answer["warnings"]
+    again = vrameter.estimate(plain["request"])
+    assert (again["report"], again["warnings"]) == (plain["report"], plain["warnings"])
 
 
 def test_an_engine_that_writes_answers_is_missed() -> None:

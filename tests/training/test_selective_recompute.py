@@ -173,6 +173,13 @@ def test_every_second_layer() -> None:
     assert half == pytest.approx((whole + none) / 2, rel=0.1)
 
 
+def test_all_but_attention() -> None:
+    """Beside the input of each of 32 layers stand attention's output, 4096 wide, and a sum for each of 32 heads."""
+    policy = {"recompute": "selective", "recompute_policy": "attention", "precision": "bf16"}
+    whole = kept("transformers", "llama-3.1-8b", recompute="full", precision="bf16")
+    assert kept("transformers", "llama-3.1-8b", **policy) - whole == 32 * 4096 * (4096 * 2 + 32 * 4)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

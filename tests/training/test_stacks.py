@@ -150,6 +150,33 @@ def test_a_reward_function_takes_no_memory() -> None:
     assert others(objective="ppo") - others(objective="ppo", reward_model="none") == one
 
 
+# -- DeepSpeed's buckets ---------------------------------------------------------------------------------
+
+
+def buckets(stage: int, **settings: Any) -> int:
+    """Return the buffers of gradients on their way between devices."""
+    answer = vrameter.estimate(
+        {"task": "training", "model": "llama-3.2-1b", "dtype": "bf16", "engine": "transformers", "num_devices": 4,
+         "parallelism": {"zero_stage": stage}, "settings": {"seq_len": 256, **settings}}
+    )  # fmt: skip
+    return sum(
+        each["bytes"]
+        for each in answer["devices"][0]["items"]
+        if each["term"] == "communication" and "backward" in each["phases"]
+    )
+
+
+def test_a_bucket_stands_as_it_is_asked() -> None:
+    """One buffer of so many numbers, and a second where reduction overlaps; nothing else of it depends on the model."""
+    small, large = buckets(2, reduce_bucket_size=10**6), buckets(2, reduce_bucket_size=3 * 10**8)
+    assert large - small == 2 * (3 * 10**8 - 10**6)
+    double = buckets(2, reduce_bucket_size=3 * 10**8, overlap_grad_reduce=True)
+    assert double - large == 2 * 3 * 10**8
+    assert buckets(3, reduce_bucket_size=3 * 10**8) == buckets(
+        3, reduce_bucket_size=3 * 10**8, overlap_grad_reduce=True
+    )
+
+
 # -- float8 ----------------------------------------------------------------------------------------------
 
 

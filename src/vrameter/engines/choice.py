@@ -44,8 +44,10 @@ def default_engine(
     """
     if architecture is None:
         return USUAL
+    check_picture(request, architecture)
     if request.task != "inference":
-        return "diffusers" if architecture.model_type == "diffusion" else USUAL
+        library = architecture.network.library if architecture.network is not None else USUAL
+        return "diffusers" if architecture.model_type == "diffusion" else library
     if architecture.model_type == "diffusion":
         found = "diffusers"
     elif files == "gguf" and request.quantization is None:
@@ -62,6 +64,7 @@ def default_engine(
 
 def check_pipeline(request: Request, architecture: Architecture) -> None:
     """Refuse an engine that runs no diffusion pipelines for one."""
+    check_picture(request, architecture)
     if (
         architecture.model_type == "diffusion"
         and request.task in PIPELINES
@@ -71,6 +74,18 @@ def check_pipeline(request: Request, architecture: Architecture) -> None:
             tr("engine: '%(value)s' runs no diffusion pipelines.", value=request.engine),
             field="engine",
             hint=tr("Use one of: %(names)s.", names=", ".join(PIPELINES[request.task])),
+        )
+
+
+def check_picture(request: Request, architecture: Architecture) -> None:
+    """Refuse inference of image models that no engine here runs."""
+    network = architecture.network
+    counted = request.method == "rule-of-thumb"
+    if network is not None and network.library != USUAL and request.task == "inference" and not counted:
+        raise RequestError(
+            tr("task: inference of %(library)s models is not modelled; their training is.", library=network.library),
+            field="task",
+            hint=tr('Give {"task": "training"}.'),
         )
 
 

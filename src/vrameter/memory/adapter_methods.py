@@ -55,7 +55,8 @@ def largest(matrices: Sequence[Matrix]) -> tuple[int, int]:
 def lora(m: Matrix, rank: int, options: Options, element: int) -> Size:
     """Two thin matrices; DoRA adds the length of each row, a bias of the second matrix its own numbers."""
     extra = m.outputs * (bool(options["use_dora"]) + bool(options["lora_bias"]))
-    return Size(m.stack * rank * (m.inputs + m.outputs) + extra)
+    first, second = m.stack * rank * m.inputs, m.stack * rank * m.outputs
+    return Size(first + second + extra) if options["trains_A"] else Size(second + extra, first * element)
 
 
 def adalora(m: Matrix, rank: int, options: Options, element: int) -> Size:
@@ -265,7 +266,9 @@ def boft_block(m: Matrix, options: Options) -> int:
 
 def boft(m: Matrix, rank: int, options: Options, element: int) -> Size:
     """Square blocks for each butterfly factor, and a scale for each output; permutations wait in host memory."""
-    return Size(options["boft_n_butterfly_factor"] * m.inputs * boft_block(m, options) + m.outputs)
+    factors = options["boft_n_butterfly_factor"]
+    moved = factors * m.inputs * m.inputs * FP32 if options["moves_buffers"] else 0
+    return Size(factors * m.inputs * boft_block(m, options) + m.outputs, moved)
 
 
 def hra(m: Matrix, rank: int, options: Options, element: int) -> Size:
@@ -395,13 +398,13 @@ def poly(m: Matrix, rank: int, options: Options, element: int) -> Size:
     return Size(skills * rank * (m.inputs + m.outputs) + options["n_tasks"] * skills * options["n_splits"])
 
 
-LORA = {"use_dora": False, "lora_bias": False}
+LORA = {"use_dora": False, "lora_bias": False, "trains_A": True}
 METHODS: dict[str, Method] = {
     "lora": Method(lora, defaults=LORA),
     "adalora": Method(adalora, defaults={"trains_ranknum": True}),
     "adamss": Method(adamss, defaults={"num_subspaces": 5, "subspace_rank": 1}),
     "beft": Method(beft),
-    "boft": Method(boft, defaults={"boft_block_size": 4, "boft_block_num": 0, "boft_n_butterfly_factor": 1}),
+    "boft": Method(boft, defaults={"boft_block_size": 4, "boft_block_num": 0, "boft_n_butterfly_factor": 1, "moves_buffers": False}),
     "c3a": Method(c3a, defaults={"block_size": 256}),
     "deft": Method(deft, defaults={"para": False}),
     "delora": Method(delora),
@@ -439,8 +442,9 @@ METHODS: dict[str, Method] = {
 
 # Variants of a method under names of their own; those that only start from other values are the method itself.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **dict.fromkeys(("lorafa", "lora-fa", "lora_fa"), ("lora", {"trains_A": False})),
     "dora": ("lora", {"use_dora": True}), "qdora": ("lora", {"use_dora": True}), "bone": ("miss", {}),
-    **dict.fromkeys(("rslora", "pissa", "olora", "lorafa", "lora+", "loraplus", "lora-fa", "eva", "corda", "loftq", "mica",
+    **dict.fromkeys(("rslora", "pissa", "olora", "lora+", "loraplus", "eva", "corda", "loftq", "mica",
                      "lora_ga", "loraga", "bdlora", "qlora", "longlora", "xlora"), ("lora", {})),
 }  # fmt: skip
 

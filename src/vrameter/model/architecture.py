@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from vrameter.model.audio_input import AudioInput
     from vrameter.model.image_input import ImageInput
+    from vrameter.model.vision.network import Network
 
 from vrameter.model.wiring import NONE, Wiring
 
@@ -325,6 +326,8 @@ class Architecture:
         Whether angles count time, height and width apart: in ``sections`` of a head, or ``interleaved``; empty where not.
     wiring
         What the config says beyond shapes, as far as memory depends on it.
+    network
+        What an image model computes, where its program is known.
     """
 
     name: str
@@ -339,6 +342,7 @@ class Architecture:
     rotary_tables: tuple[tuple[int, int], ...] = ()
     rotary_axes: Literal["", "sections", "interleaved"] = ""
     wiring: Wiring = NONE
+    network: Network | None = None
 
     def __hash__(self) -> int:
         return hash((self.name, self.model_type, self.class_name, self.num_params))

@@ -16,6 +16,8 @@ from vrameter.model.families.registry import Built, Entry, as_tuple, entry, num_
 from vrameter.model.likeness import class_of, likely_type, type_of_class
 from vrameter.model.read_wiring import wiring_of
 from vrameter.model.rotary import rotary_axes, rotary_tables
+from vrameter.model.vision import timm
+from vrameter.model.vision.transformers import network_of
 
 MAX_TENSORS = 2_000_000
 # Decoders whose class that answers from a text keeps the body under ``transformer``. [transformers 5.23]
@@ -59,6 +61,8 @@ def read_config(values: Mapping[str, Any], *, name: str = "") -> Architecture:
 
         if is_pipeline(values):
             return read_pipeline(values, name=name)
+    if timm.is_config(values):
+        return timm.read_config(values, name=name)
     stated = values.get("model_type")
     if stated is not None and not isinstance(stated, str):
         raise cfg.fail("model_type", "%(value)s is not a text.", value=shown(stated))
@@ -88,6 +92,7 @@ def read_config(values: Mapping[str, Any], *, name: str = "") -> Architecture:
         rotary_tables=rotary_tables(values, decoder) if decoder is not None else (),
         rotary_axes=rotary_axes(values, cfg.model_type),
         wiring=wiring_of(values),
+        network=network_of(cfg, class_name, built.components),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 from vrameter.i18n import tr
@@ -85,10 +87,21 @@ def adapter(
         )
     if draft.has(saved):
         draft.settle(saved, "settings.adapter.modules_to_save", names(draft.get(saved)))
+    for key in ("lora_target_parameters", "target_parameters"):
+        if draft.has(key):
+            draft.settle(key, "settings.adapter.target_parameters", names(draft.get(key)))
+    if draft.has("target_regex"):
+        draft.settle("target_regex", "settings.adapter.targets", target_names(draft.get("target_regex")))
+
+
+# What no list of names holds: marks of a regular expression.
+_EXPRESSION = re.compile(r"[\\^$*+?|()]")
 
 
 def target_names(value: Any) -> str | list[str]:
-    """Return the names of linear layers, or ``all-linear``."""
+    """Return the names of linear layers, ``all-linear``, or a regular expression as it stands."""
+    if isinstance(value, str) and _EXPRESSION.search(value) and not value.lstrip().startswith("["):
+        return value.strip()
     found = names(value)
     return "all-linear" if len(found) == 1 and found[0].lower() in ALL_LINEAR else found
 
@@ -184,12 +197,20 @@ def without_devices() -> str:
     return tr("The state is to be sharded, and nothing says over how many devices: give --num-devices.")
 
 
+def fsdp_alone(draft: Draft) -> None:
+    """Leave the distributed optimizer out where FSDP shards everything: Megatron asks for both at once."""
+    if draft.asked("parallelism.fsdp"):
+        draft.request["parallelism"].pop("zero_stage", None)
+
+
 def one_device(draft: Draft) -> None:
     """Assume one device where nothing tells how many."""
     degrees = draft.asked("parallelism", {})
-    product = 1
-    for degree in ("tensor", "pipeline", "data", "context"):
-        product *= degrees.get(degree, 1)
+    shares = 1
+    for degree in ("tensor", "data", "context"):
+        shares *= degrees.get(degree, 1)
+    # Experts are split among the devices of a stage.
+    product = math.lcm(shares, degrees.get("expert", 1)) * degrees.get("pipeline", 1)
     if draft.asked("num_devices") is None:
         if degrees.get("fsdp") or degrees.get("zero_stage"):
             draft.note(without_devices())
@@ -197,6 +218,6 @@ def one_device(draft: Draft) -> None:
 
 
 __all__ = [
-    "adapter", "frozen_in_full", "fsdp_options", "fsdp_words", "half_precision", "name", "one_device", "packed_base", "recompute",
+    "adapter", "frozen_in_full", "fsdp_alone", "fsdp_options", "fsdp_words", "half_precision", "name", "one_device", "packed_base", "recompute",
     "target_names",
 ]  # fmt: skip

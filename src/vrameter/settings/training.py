@@ -212,6 +212,12 @@ class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     mtp_num_layers: Annotated[int, Meta(ge=0, le=64, description="multi-token prediction layers")] | None = None
     async_tp: Annotated[bool, Meta(description="overlap tensor-parallel communication with compute")] = False
     overlap_grad_reduce: Annotated[bool, Meta(description="reduce gradients while the backward pass runs")] = False
+    reduce_bucket_size: (
+        Annotated[int, Meta(ge=1, le=2**40, description="gradients that ZeRO reduces at once")] | None
+    ) = None
+    stage3_max_live_parameters: (
+        Annotated[int, Meta(ge=0, le=2**50, description="parameters that ZeRO 3 keeps together at most")] | None
+    ) = None
 
     ref_model: Annotated[bool | None, Meta(description="whether a frozen reference model is resident")] = None
     reward_model: Annotated[str | None, Meta(description="model that scores answers, by name; none: a function")] = None
@@ -224,6 +230,7 @@ class TrainingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     image_size: Annotated[Pixels | Annotated[list[Pixels], Meta(min_length=1, max_length=2)] | None,
                           Meta(description="height and width of images [pixels]")] = None  # fmt: skip
+    num_classes: Annotated[int, Meta(ge=0, le=10**7, description="outputs of an image classifier")] | None = None
     num_frames: Annotated[int, Meta(ge=1, le=2**20, description="frames of a video [frames]")] | None = None
     text_len: Annotated[int, Meta(ge=1, le=2**20, description="tokens of a prompt [tokens]")] | None = None
     video: Annotated[dict[str, Any] | None, Meta(description="limits of a video processor")] = None

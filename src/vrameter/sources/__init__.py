@@ -78,6 +78,9 @@ def resolve(reference: object, *, quantization: str | None = None, online: bool 
         from vrameter.sources import ollama
 
         return ollama.read(text)
+    image = _image_model(text)
+    if image is not None:
+        return image
     if is_path(text):
         from vrameter.sources import folder
 
@@ -89,6 +92,19 @@ def resolve(reference: object, *, quantization: str | None = None, online: bool 
             if "/" not in text:
                 raise
     return _on_hub(text, quantization, online)
+
+
+def _image_model(text: str) -> Model | None:
+    """Return an image model of timm or of Ultralytics, by the name that it has there."""
+    from vrameter.model.vision import names
+
+    return _as_model(names.read(text)) if names.is_name(text) else None
+
+
+def _as_model(architecture: Architecture) -> Model:
+    return Model(
+        name=architecture.name, architecture=architecture, num_params=architecture.num_params, source="catalogue"
+    )
 
 
 def _on_hub(text: str, quantization: str | None, online: bool) -> Model:
@@ -183,6 +199,11 @@ def _configured(reference: Mapping[str, Any]) -> Model:
 
     if "megatron_args" in reference:
         return _megatron(reference)
+    named = reference.get("name")
+    if "config" not in reference and isinstance(named, str) and set(reference) == {"name"}:
+        image = _image_model(named)
+        if image is not None:
+            return image
     extra = [key for key in reference if key not in ("config", "name")]
     if "config" not in reference and ("model_type" in reference or "architectures" in reference):
         raise RequestError(

@@ -47,6 +47,12 @@ RENAMED_EXPERTS = frozenset(
     )
 )  # fmt: skip
 OLD_NAMES = {"gate": "router", "gate_proj": "gate_up", "up_proj": "gate_up", "down_proj": "down"}
+# Methods whose classes read the numbers of the frozen matrix itself, and fail where these are packed.
+READS_NUMBERS = frozenset(
+    (
+        "adamss", "deft", "delora", "frod", "glora", "hra", "loha", "lokr", "osf", "peanut", "psoft", "supertuning", "tinylora",
+    )
+)  # fmt: skip
 # Methods that peft does not have, or that train modules of the model itself.
 OTHERS = ("adapter", "adapter_v2", "ln_tuning", "trainable_tokens", "llamapro")
 METHODS = (*PEFT, *VARIANTS, *PROMPTS, *OTHERS)
@@ -138,6 +144,7 @@ def adapting(
     base_element: int = 2,
     before_021: bool = False,
     renames: bool = False,
+    moves_buffers: bool = False,
 ) -> Adapting:
     """Return the adapters that a request asks for.
 
@@ -157,6 +164,9 @@ def adapting(
         Size of one number of the base as it is computed with. [bytes]
     before_021
         Whether peft is older than 0.21: OSF puts its matrices together anew, AdaLoRA trains no number of ranks.
+    moves_buffers
+        Whether the stack moves the whole model to the device after adapters were put in, as transformers' Trainer does:
+        BOFT's permutations move with it.
     renames
         Whether peft finds stacked experts by the names that they had when each was a module.
 
@@ -189,6 +199,8 @@ def adapting(
         options["use_dora"] = True
     if before_021:
         options |= {"adalora": {"trains_ranknum": False}, "osf": {"rebuilds_weight": True}}.get(method, {})
+    if moves_buffers and method == "boft":
+        options["moves_buffers"] = True
     wanted = _targets(settings, method)
     stacks: frozenset[str] = frozenset()
     if renames and canonical_of(method) == "lora" and architecture.model_type in RENAMED_EXPERTS:
@@ -810,4 +822,4 @@ def _example(architecture: Architecture) -> str:
     return f"{main.layers_prefix}.0.{tensor.name.removesuffix('.weight')}" if tensor else main.layers_prefix
 
 
-__all__ = ["METHODS", "Adapting", "adapting", "linear_tensors"]
+__all__ = ["METHODS", "READS_NUMBERS", "Adapting", "adapting", "canonical_of", "linear_tensors"]

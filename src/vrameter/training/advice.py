@@ -34,7 +34,10 @@ def limits(asked: Setup, estimate: Estimate) -> dict[str, int]:
         return {}
     found = {}
     positions = asked.architecture.main.max_positions
+    image = asked.architecture.network is not None
     for name, most in MOST.items():
+        if image and name == "seq_len":
+            continue
         bound = min(most, positions) if name == "seq_len" and positions else most
 
         def headroom(number: int, name: str = name) -> int:

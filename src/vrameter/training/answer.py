@@ -19,7 +19,7 @@ from vrameter.memory.zero_step import SUB_GROUP, zero_step_bytes
 from vrameter.model.architecture import Attention, FeedForward
 from vrameter.model.diffusion.pipeline import Pipeline
 from vrameter.settings import canonical
-from vrameter.training import contradictions, diffusion, standing
+from vrameter.training import contradictions, standing
 from vrameter.training.advice import changes, limits
 from vrameter.training.companions import companions, gathered_for_generation, generator, rollout
 from vrameter.training.constants import constants
@@ -30,6 +30,7 @@ from vrameter.training.setup import Degrees, Setup, setup
 from vrameter.training.sharing import Stage, stages
 from vrameter.training.standing import NO_LINES, Lines
 from vrameter.training.step import Course, Moment, course
+from vrameter.training.vision.images import Images
 from vrameter.units import MIB, ceil_div
 
 PHASES = ("load", "forward", "loss", "backward", "step", "save")
@@ -79,6 +80,8 @@ class Static:
 def estimate(ask: Ask) -> Answer:
     """Return the ledger of the fullest device in a training step."""
     if isinstance(ask.architecture, Pipeline):
+        from vrameter.training import diffusion
+
         return diffusion.estimate(ask, ask.architecture)
     if ask.request.engine and canonical(ask.request.engine) in PIPELINES["training"]:
         raise RequestError(
@@ -100,6 +103,9 @@ def estimate(ask: Ask) -> Answer:
     )
     settings = msgspec.to_builtins(asked.settings)
     settings["seq_len"] = asked.length
+    network = asked.architecture.network
+    if network is not None:
+        settings |= {"seq_len": None, "image_size": list(network.image_size)}
     advised = asked.settings.advise
     return Answer(
         ledgers=_by_stage(asked, [(stage, each) for stage, each, _ in found]),
@@ -147,7 +153,8 @@ def _by_stage(asked: Setup, found: list[tuple[Stage, Ledger]]) -> tuple[tuple[Le
 def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     holding = Holding(asked, stage.share, stage.first, stage.last)
     static = static_of(holding)
-    pieces = Pieces(holding, stage.chunks)
+    picture = asked.architecture.network is not None
+    pieces = Images(holding) if picture else Pieces(holding, stage.chunks)
     static = replace(
         static, pipeline=_pipeline_buffers(asked, stage, pieces), shared=_shared_buffer(asked, stage, pieces),
         placeholders=_placeholders(asked, stage, pieces), outputs=_outputs(asked, pieces), others=companions(asked, static, phases=PHASES), generator=_generator(asked),
@@ -155,7 +162,11 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     kept = sum(piece.saved for piece in pieces.all if piece.name == "layer")
     count = sum(len(component.layers) for component in stage.share.loaded)
     waiting = kept * max(0, stage.in_flight - len(stage.share.main.layers)) // max(1, count)
-    run = course(pieces.all, in_flight=waiting, prefetched=pieces.prefetched, held_gradients=pieces.accumulates)
+    run = (
+        pieces.course()
+        if isinstance(pieces, Images)
+        else course(pieces.all, in_flight=waiting, prefetched=pieces.prefetched, held_gradients=pieces.accumulates)
+    )
     items = _items(holding, static, run, pieces)
     engine = rollout(asked)
     if engine:
@@ -185,7 +196,7 @@ def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     return ledger, report
 
 
-def _pipeline_buffers(asked: Setup, stage: Stage, pieces: Pieces) -> Lines:
+def _pipeline_buffers(asked: Setup, stage: Stage, pieces: Pieces | Images) -> Lines:
     """Return what a stage of a pipeline holds of its neighbours' tensors between steps."""
     if asked.degrees.pipeline == 1 or asked.settings.pipeline_schedule == "naive":
         return NO_LINES
@@ -207,13 +218,13 @@ def crossing_bytes(*, chunks: int, tokens: int, hidden_size: int, element_bytes:
     return (2 * chunks + 1) * tokens * hidden_size * element_bytes
 
 
-def _shared_buffer(asked: Setup, stage: Stage, pieces: Pieces) -> Lines:
+def _shared_buffer(asked: Setup, stage: Stage, pieces: Pieces | Images) -> Lines:
     """Return the buffer that Megatron's own modules share and keep (``GlobalMemoryBuffer``): its largest use.
 
     Tokens of all devices that split experts between them, where the dispatcher gathers them; tokens of all devices of
     sequence parallelism before the output layer; scores of all heads in its own attention.
     """
-    if asked.stack.program != "megatron":
+    if asked.stack.program != "megatron" or isinstance(pieces, Images):
         return NO_LINES
     local = pieces.kernels.local
     degrees, width, rows = asked.degrees, asked.architecture.main.hidden_size, pieces.tokens // pieces.ranks
@@ -250,14 +261,20 @@ def shared_bytes(*, rows: int, width: int, element_bytes: int) -> int:
     return rows * width * element_bytes
 
 
-def _placeholders(asked: Setup, stage: Stage, pieces: Pieces) -> Lines:
+def _placeholders(asked: Setup, stage: Stage, pieces: Pieces | Images) -> Lines:
     """Return the empty gradients that autograd is handed where Megatron's kernels add to the buffer of gradients.
 
     One for each shape of a matrix, kept for good (Transformer Engine, ``module/base.py``: ``get_dummy_wgrad``).
     """
     args = asked.megatron
     fused = args is None or not args.flag("no-gradient-accumulation-fusion")
-    if asked.stack.program != "megatron" or not fused or not asked.full or asked.degrees.fsdp:
+    if (
+        isinstance(pieces, Images)
+        or asked.stack.program != "megatron"
+        or not fused
+        or not asked.full
+        or asked.degrees.fsdp
+    ):
         return NO_LINES
     shapes = set()
     for component, _, tensor, _ in pieces.holding.tensors():
@@ -289,10 +306,10 @@ def _generator(asked: Setup) -> Lines:
     return Lines((_spread(made),))
 
 
-def _outputs(asked: Setup, pieces: Pieces) -> Lines:
+def _outputs(asked: Setup, pieces: Pieces | Images) -> Lines:
     """Return the logits of the last batch, which a loop on transformers holds until the next one."""
     settings, vocab = asked.settings, asked.architecture.main.vocab_size
-    if asked.stack.name != "transformers" or settings.packing or settings.loss != "full":
+    if isinstance(pieces, Images) or asked.stack.name != "transformers" or settings.packing or settings.loss != "full":
         return NO_LINES
     # Samples are shorter than the longest; learned tokens stand before each of them all the same.
     own = settings.micro_batch * pieces.sequences * -(-asked.length // asked.degrees.context)
@@ -407,10 +424,18 @@ def _slack(asked: Setup, alive: list[Item], outside: int) -> Item:
     """Return what the allocator holds beyond live tensors."""
     settings, degrees = asked.settings, asked.degrees
     sharded = degrees.fsdp in ("full_shard", "fsdp1", "shard_grad_op", "hybrid_shard")
-    fixed = settings.packing or settings.finetuning == "pretrain" or asked.stack.program != "transformers"
+    network = asked.architecture.network
+    fixed = (
+        network is not None
+        or settings.packing
+        or settings.finetuning == "pretrain"
+        or asked.stack.program != "transformers"
+    )
     if asked.stack.hoards:
         return hoarded(alive, asked.ask.device, outside, phases=PHASES[1:], working=WORKING)
-    if sharded or (asked.stack.name == "fsdp_qlora" and degrees.fsdp):
+    if network is not None and network.convolves:
+        kind = "convolutional"
+    elif sharded or (asked.stack.name == "fsdp_qlora" and degrees.fsdp):
         kind = "flat"
     elif fixed and degrees.splits_weights:
         kind = "sharded"
@@ -560,7 +585,7 @@ def _adapter_element(asked: Setup) -> int:
     return {"fp32": 4, "bf16": 2, "fp16": 2}.get(own or "", 4 if asked.stack.adapter_dtype == "fp32" else 2)
 
 
-def _items(holding: Holding, static: Static, run: Course, pieces: Pieces) -> list[Item]:
+def _items(holding: Holding, static: Static, run: Course, pieces: Pieces | Images) -> list[Item]:
     asked = holding.setup
     items: list[Item] = []
 

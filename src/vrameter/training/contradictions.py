@@ -13,13 +13,16 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+import msgspec
 
 from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
 from vrameter.model.architecture import FeedForward
 from vrameter.model.dtypes import dtype as dtype_named
+from vrameter.settings.training import TrainingSettings
 from vrameter.training.companions import unknown_companions
 from vrameter.training.setup import FROZEN_NAMES, FSDP, UNSHARDED, Setup
 
@@ -29,6 +32,7 @@ LACKS = {
     **dict.fromkeys(("unsloth", "fsdp_qlora", "litgpt"), ("tensor", "pipeline", "context", "expert")),
     **dict.fromkeys(("transformers", "trl", "axolotl", "llama-factory", "ms-swift"), ("pipeline",)),
     "torchtune": ("pipeline",),
+    "diffusers": ("tensor", "pipeline", "context", "expert"),
 }
 LEARNED_PROMPTS = ("prefix_tuning", "prompt_tuning", "p_tuning", "adaption_prompt", "adapter")
 ANSWERING = ("grpo", "rloo", "ppo")  # objectives whose step starts with answers of the model
@@ -77,7 +81,9 @@ def _degrees(asked: Setup) -> None:
             continue
         others = [engine for engine in ("deepspeed", "torchtitan", "megatron") if name not in LACKS.get(engine, ())]
         hint = tr("Use one of: %(names)s.", names=", ".join(others))
-        if name == "pipeline" and stack != "torchtune":
+        if stack == "diffusers":
+            hint = tr("Leave it out, or use parallelism.data.")
+        elif name == "pipeline" and stack != "torchtune":
             hint = tr('Use {"pipeline_schedule": "naive"} where layers are placed one after another, or an engine of: %(names)s.',
                       names=", ".join(others))  # fmt: skip
         raise _no(
@@ -247,6 +253,7 @@ def _prompts(asked: Setup) -> bool:
 
 # setting -> when it changes nothing
 IDLE: dict[str, Rule] = {
+    "ema": lambda asked: not asked.full,
     "optimizer_args": lambda asked: not asked.rule.projected,
     "num_trainable_layers": lambda asked: asked.settings.finetuning != "freeze",
     "rollout_memory_utilization": lambda asked: asked.settings.objective not in ANSWERING,
@@ -276,6 +283,20 @@ DEGREE_IDLE: dict[str, Rule] = {
 }
 
 
+# Settings of language models, which a pipeline of images or videos has no use for.
+OF_LANGUAGE = (
+    "seq_len", "objective", "loss", "loss_chunk_tokens", "packing", "padding_free", "freeze", "freeze_llm", "num_trainable_layers",
+    "ref_model", "reward_model", "critic_model", "num_generations", "rollout_memory_utilization", "pipeline_schedule", "recompute_modules",
+)  # fmt: skip
+
+
+def notes_of_pipeline(settings: Mapping[str, Any]) -> list[str]:
+    """Return what has to be said of a request to train a pipeline: settings of language models."""
+    usual = msgspec.structs.replace(TrainingSettings(), loss="mse")
+    idle = [name for name in OF_LANGUAGE if _given(settings.get(name)) and settings[name] != getattr(usual, name)]
+    return [tr("Without effect on this estimate: %(names)s.", names=", ".join(idle))] if idle else []
+
+
 def _idle(asked: Setup) -> Iterator[str]:
     """Yield the settings that were given and change nothing."""
     request = asked.ask.request
@@ -292,7 +313,7 @@ def _idle(asked: Setup) -> Iterator[str]:
     settings = asked.settings
     if (
         settings.recompute == "selective"
-        and settings.recompute_policy not in ("op", "layer")
+        and settings.recompute_policy not in ("op", "layer", "attention")
         and asked.stack.program != "megatron"
     ):
         yield "recompute selective"
@@ -306,4 +327,4 @@ def _given(value: Any) -> bool:
     return value not in (None, False, [], "", 0)
 
 
-__all__ = ["notes", "refuse"]
+__all__ = ["notes", "notes_of_pipeline", "refuse"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from vrameter.model.architecture import Attention, Component, FeedForward, Layer, Tensor
+from vrameter.model.architecture import Attention, Component, FeedForward, LatentAttention, Layer, Tensor
 from vrameter.model.megatron import image_tokens
 from vrameter.training import losses
 from vrameter.training.companions import scores_vocabulary
@@ -336,7 +336,7 @@ class Pieces:
             return False
         if settings.recompute_policy == "layer":
             return (number + 1) % (asked or 1) == 0
-        return settings.recompute_policy == "op"
+        return settings.recompute_policy in ("op", "attention")
 
     @cached_property
     def prompts(self) -> bool:
@@ -433,9 +433,13 @@ class Pieces:
         setup = self.setup
         settings = setup.settings
         made = self._layer_cost(component, layer, input_grad=input_grad, bare=bare, prompted=prompted)
-        by_operation = settings.recompute == "selective" and settings.recompute_policy == "op"
+        policy = settings.recompute_policy if settings.recompute == "selective" else None
         recomputed = self.recomputes(0, 1) if recomputed is None else recomputed
-        kept = given + (self._kept_products(layer, component.hidden_size) if by_operation else 0)
+        kept = given
+        if policy == "op":
+            kept += self._kept_products(layer, component.hidden_size)
+        elif policy == "attention":
+            kept += self._kept_attention(layer)
         return Piece(
             "layer", made, given, recomputed=recomputed,
             kept_input=0 if settings.activation_offload else kept,
@@ -487,6 +491,16 @@ class Pieces:
                 total += 0 if self.setup.settings.compile else width
         return total * self.tokens // self.ranks * self.setup.recipe.numbers.compute
 
+    def _kept_attention(self, layer: Layer) -> int:
+        """Return what recompute of all but attention keeps: its output and the sums of its softmax. [bytes]."""
+        compute = self.setup.recipe.numbers.compute
+        total = sum(
+            part.num_heads * (part.value_dim * compute + 4)
+            for part in layer.parts
+            if isinstance(part, (Attention, LatentAttention))
+        )
+        return total * self.tokens // self.ranks
+
     @cached_property
     def prefetched(self) -> int:
         """Weights that are put together ahead of the layer that runs. [bytes].
@@ -495,7 +509,8 @@ class Pieces:
         """
         setup = self.setup
         if setup.degrees.zero >= 3:
-            return min(10**9, self.holding.share.num_params) * setup.recipe.numbers.compute
+            most = setup.settings.stage3_max_live_parameters
+            return min(10**9 if most is None else most, self.holding.share.num_params) * setup.recipe.numbers.compute
         return max((piece.gathered for piece in self.all if piece.name == "layer"), default=0)
 
     @cached_property
@@ -550,7 +565,8 @@ class Pieces:
         """Copies of gradients on their way between devices. [bytes].
 
         Data parallelism copies all of them to buckets once; ZeRO's third stage reduces a bucket of `h * h` numbers at a time
-        and keeps a second one filling; FSDP reduces one layer's at a time, in fp32 where parameters are.
+        and keeps a second one filling, or one buffer of the size that a configuration states; FSDP reduces one layer's at a
+        time, in fp32 where parameters are.
         """
         setup, degrees = self.setup, self.setup.degrees
         if degrees.data * degrees.context == 1 or setup.stack.program == "megatron":
@@ -561,6 +577,8 @@ class Pieces:
             width = setup.architecture.main.hidden_size
             if degrees.zero < 3:
                 return 0
+            if setup.settings.reduce_bucket_size:
+                return setup.settings.reduce_bucket_size * setup.recipe.gradient
             return min(2 * trained, 2 * width * width * setup.recipe.gradient)
         if degrees.fsdp:
             layers = max((piece.gathered for piece in self.all if piece.name == "layer"), default=0)
@@ -571,12 +589,17 @@ class Pieces:
     def reducing(self) -> tuple[int, int, int]:
         """Buffers of a fixed size through which ZeRO's first stages reduce gradients in the backward pass. [bytes].
 
-        As low as a square of the width, which ``auto`` means; as high as two buffers, which overlapped communication takes.
+        Of the size that a configuration states, twice where communication overlaps. Without one as low as a square of the width,
+        which ``auto`` means, and as high as two buffers.
         DeepSpeed 0.16, ``runtime/zero/stage_1_and_2.py``: ``backward_prologue``, ``reduce_bucket_size``.
         """
         setup = self.setup
         if not 1 <= setup.degrees.zero < 3 or setup.stack.program != "transformers":
             return 0, 0, 0
+        if setup.settings.reduce_bucket_size:
+            stated = setup.settings.reduce_bucket_size * setup.recipe.numbers.compute
+            stated *= 2 if setup.settings.overlap_grad_reduce else 1
+            return stated, stated, stated
         size = setup.stack.zero_bucket * setup.recipe.numbers.compute
         least = setup.architecture.main.hidden_size**2 * setup.recipe.numbers.compute
         return min(least, size), size, 2 * size

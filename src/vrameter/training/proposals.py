@@ -77,8 +77,15 @@ class Proposal:
 
 def proposals(asked: Setup) -> list[Proposal]:
     """Return the changes that the stack of a request has and that the request does not have already."""
-    found = [*_activations(asked), *_batches(asked)]
     device = asked.ask.device
+    if asked.architecture.network is not None:
+        found = [*_images(asked), *_shards(asked)]
+        return [
+            each
+            for each in found
+            if each.fields or any(getattr(asked.settings, name) != value for name, value in each.settings.items())
+        ]
+    found = [*_activations(asked), *_batches(asked)]
     if device is None or device.vendor != "apple":  # where neither bitsandbytes nor DeepSpeed nor Triton's kernels run
         found += [*_kernels(asked), *_optimizers(asked), *_trained(asked), *_shards(asked)]
     else:
@@ -88,6 +95,30 @@ def proposals(asked: Setup) -> list[Proposal]:
         for each in found
         if each.fields or any(getattr(asked.settings, name) != value for name, value in each.settings.items())
     ]
+
+
+def _images(asked: Setup) -> Iterator[Proposal]:
+    """Yield what an image model's step can change."""
+    settings = asked.settings
+    turns = max(1, settings.grad_accumulation)
+    yield Proposal(tr("recompute activations in the backward pass"), "activations", {"recompute": "full"})
+    yield Proposal(
+        tr("compute in half precision (automatic mixed precision)"), "precision", {"precision": "bf16-mixed"}
+    )
+    if settings.micro_batch > 1:
+        yield Proposal(
+            tr("one image at a time"), "batch", {"micro_batch": 1, "grad_accumulation": settings.micro_batch * turns}
+        )
+        yield Proposal(
+            tr("half the micro-batch, twice as often"), "batch",
+            {"micro_batch": settings.micro_batch // 2, "grad_accumulation": 2 * turns},
+        )  # fmt: skip
+    yield Proposal(tr("train the head alone"), "trained", {"finetuning": "freeze"})
+    yield Proposal(tr("an 8-bit optimizer"), "optimizer", {"optimizer": "adamw_bnb_8bit"})
+    yield Proposal(
+        tr("step each parameter as its gradient arrives"), "gradients",
+        {"optimizer_in_backward": True, "grad_accumulation": 1},
+    )  # fmt: skip
 
 
 def _activations(asked: Setup) -> Iterator[Proposal]:

@@ -19,10 +19,11 @@ from vrameter.model.megatron import Arguments
 from vrameter.model.output_layer import untied
 from vrameter.settings.training import AdapterSettings, TrainingSettings
 from vrameter.spec import Parallelism, check
-from vrameter.training.adapting import Adapting, adapting
+from vrameter.training.adapting import READS_NUMBERS, Adapting, adapting, canonical_of
 from vrameter.training.programs.scene import Numbers
 from vrameter.training.recipes import SIZES, Recipe, eager_recipe
 from vrameter.training.stacks import Stack, stack
+from vrameter.training.vision import asking
 
 DEFAULT_LENGTH = 2048
 # An optimizer that trains a few layers at a time (R. Pan et al., "LISA", 2024, arXiv:2403.17919).
@@ -52,7 +53,7 @@ SCORED = ("sequence-classification", "reward")
 # Quantised bases of which peft's preparation widens the rest: not those of GPTQ, AQLM, EETQ, HQQ and torchao.
 WIDENED = ("bnb", "awq", "nf4", "fp4")
 FROZEN_NAMES = {
-    "vit": ("vision", "audio"), "vision": ("vision",), "aligner": ("projector",), "projector": ("projector",), "audio": ("audio",),
+    "vit": ("vision", "audio"), "vision": ("vision",), "aligner": ("projector",), "projector": ("projector",), "audio": ("audio",), "backbone": ("vision",),
     "llm": ("decoder", "head"), "encoder": ("encoder",),
 }  # fmt: skip
 
@@ -199,11 +200,14 @@ def setup(ask: Ask) -> Setup:
     settings, assumed = _with_defaults(given, found, stated)
     settings = _micro_batch(_with_arguments(settings, ask), found, ask)
     architecture = untied(ask.architecture) if found.unties else ask.architecture
-    if settings.objective in SCORED:
+    picture = asking.is_picture(ask, found)
+    if settings.objective in SCORED and not picture:
         architecture = headless(architecture)
     elif settings.mtp_num_layers:
         architecture = looking_ahead(architecture)
-    if settings.finetuning == "freeze":
+    if picture:
+        architecture = asking.prepared(ask, settings, found, TRAINED)
+    elif settings.finetuning == "freeze":
         architecture = last_layers(architecture, settings.num_trainable_layers or 2)
     rule = optimizer(settings.optimizer)
     if rule.name == LISA and settings.finetuning == "full":
@@ -214,10 +218,13 @@ def setup(ask: Ask) -> Setup:
     if plan.from_config and (not tunes or unpacks):
         plan = weight_plan(architecture, dtype=ask.request.dtype, quantization="none")
     degrees = _degrees(ask, found)
+    rule = optimizer(
+        "sgd_momentum" if found.name == "ultralytics" and settings.optimizer == "sgd" else settings.optimizer
+    )
     if found.fused_steps and rule.name == "adamw_torch":
         rule = replace(rule, step="fused", temporaries=0)
     warnings = list(plan.warnings)
-    length = _length(architecture, settings, assumed, warnings)
+    length = 1 if picture else _length(architecture, settings, assumed, warnings)
     frozen = _frozen(settings)
     adapters = None
     if tunes:
@@ -462,6 +469,7 @@ def _adapters(
         architecture, asked, magnitude=settings.finetuning == "dora", element=element, experts=found.adapts_experts,
         frozen=frozen, slots_only=found.program == "litgpt", base_element=own, before_021=found.peft_before_021,
         renames=found.program == "transformers" and not found.adapts_experts,
+        moves_buffers=found.program == "transformers" and found.name != "transformers",
     )  # fmt: skip
 
 
@@ -574,6 +582,14 @@ def _refuse(
             field="quantization",
             hint=tr("Use one of: %(names)s.", names="bnb-nf4, bnb-nf4-dq, bnb-int8, gptq, awq, hqq-int4"),
         )
+    method = canonical_of(settings.adapter.method.lower()) if settings.adapter is not None else ""
+    if name and tunes and method in READS_NUMBERS:
+        raise RequestError(
+            tr("settings.adapter.method: '%(value)s' reads the numbers of the matrix, and '%(name)s' packs them.",
+               value=method, name=plan.quantization),
+            field="settings.adapter.method",
+            hint=tr("Use one of: %(names)s.", names="lora, dora, adalora, vera, ia3, oft, boft, miss, randlora, road, hira"),
+        )  # fmt: skip
     if settings.precision == "fp16" and not tunes and not settings.master_weights and not degrees.zero:
         raise RequestError(
             tr("settings.precision: fp16 throughout has no gradient scaler: small gradients vanish."),

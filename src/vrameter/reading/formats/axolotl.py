@@ -248,8 +248,13 @@ def _checkpoints(draft: Draft) -> None:
         raise refused(
             "activation_offloading", value, tr("one of %(names)s", names="true, false, legacy, disk, hidden_states")
         )
+    chosen = draft.get("selective_checkpointing")
+    saved = chosen.get("save", ["attention"]) if isinstance(chosen, dict) else ["attention"]
+    if chosen not in (None, False) and saved == ["attention"] and draft.asked("settings.recompute") == "full":
+        draft.settle("selective_checkpointing", "settings.recompute", "selective")
+        draft.put("settings.recompute_policy", "attention")
     for key in ("selective_checkpointing", "layer_offloading"):
-        if draft.has(key) and draft.get(key) not in (None, False):
+        if key in draft.waiting and draft.get(key) not in (None, False):
             draft.ignore(key, draft.get(key), tr("may change memory, and is not modelled"))
             draft.note(tr("%(key)s changes what stays in memory; that is not counted.", key=key))
             draft.waiting.pop(key, None)

@@ -15,7 +15,7 @@ from typing import Any
 from vrameter.i18n import tr
 from vrameter.reading.draft import Draft, Table, ignored, refused, to, together
 from vrameter.reading.formats.nemo import projections
-from vrameter.reading.shared import one_device
+from vrameter.reading.shared import fsdp_alone, one_device
 from vrameter.reading.values import choice, names, positive, real, switch, whole
 
 _STRATEGY = "trainer.strategy"
@@ -121,6 +121,7 @@ def finish(draft: Draft) -> None:
         draft.note(tr("The model is chosen by a recipe in Python: give it with --model."))
     draft.assume("settings.recompute", "none", usual)
     draft.assume("settings.micro_batch", 1, usual)
+    fsdp_alone(draft)
     one_device(draft)
 
 

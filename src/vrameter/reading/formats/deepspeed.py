@@ -3,6 +3,8 @@
 References
 ----------
 .. [1] deepspeed.ai, "DeepSpeed Configuration JSON"; ms-swift names ready-made ones ``zero0`` to ``zero3_offload``.
+.. [2] DeepSpeed 0.18, ``runtime/zero/config.py``: ``reduce_bucket_size`` 5e8, ``stage3_max_live_parameters`` 1e9, ``contiguous_gradients`` on,
+       ``overlap_comm`` on with stage 3 alone; transformers fills "auto" with the square of the width.
 """
 
 from __future__ import annotations
@@ -22,17 +24,18 @@ TABLE: Table = {
     "gradient_accumulation_steps": to("settings.grad_accumulation", positive),
     "tensor_parallel.autotp_size": to("parallelism.tensor", positive),
     "sequence_parallel_size": to("parallelism.context", positive),
+    "zero_optimization.stage3_max_live_parameters": to("settings.stage3_max_live_parameters", whole),
     **together(
         "train_batch_size zero_optimization.stage zero_optimization.offload_optimizer zero_optimization.offload_param "
         "zero_optimization.cpu_offload bf16.enabled fp16.enabled bfloat16.enabled optimizer.type torch_autocast.enabled "
-        "torch_autocast.dtype"
+        "torch_autocast.dtype zero_optimization.reduce_bucket_size zero_optimization.overlap_comm zero_optimization.contiguous_gradients"
     ),
     **ignored(
         "unmodelled",
-        "zero_optimization.reduce_bucket_size zero_optimization.allgather_bucket_size zero_optimization.sub_group_size "
+        "zero_optimization.allgather_bucket_size zero_optimization.sub_group_size "
         "zero_optimization.stage3_prefetch_bucket_size zero_optimization.stage3_param_persistence_threshold "
-        "zero_optimization.stage3_max_live_parameters zero_optimization.stage3_max_reuse_distance "
-        "zero_optimization.overlap_comm zero_optimization.contiguous_gradients zero_optimization.reduce_scatter "
+        "zero_optimization.stage3_max_reuse_distance "
+        "zero_optimization.reduce_scatter "
         "zero_optimization.allgather_partitions zero_optimization.round_robin_gradients zero_optimization.zero_hpz_partition_size "
         "zero_optimization.zero_quantized_weights zero_optimization.zero_quantized_gradients "
         "zero_optimization.memory_efficient_linear zero_optimization.mics_shard_size "
@@ -62,7 +65,8 @@ OPTIMIZERS = {
     "lion": "lion", "adagrad": "adagrad", "sgd": "sgd_momentum", "muon": "muon", "lamb": "adam", "onebitlamb": "adam",
 }  # fmt: skip
 _NAMED = re.compile(
-    r"(?:.*[/_])?(?:ds_)?z(?:ero)?_?(?P<stage>[0-3])(?:_config)?(?P<offload>_offload)?(?:_config)?(?:\.json)?$"
+    r"(?:.*[/_])?(?:ds_)?(?:z(?:ero)?|stage)[_-]?(?P<stage>[0-3])(?:_config)?(?:_no_offload(?:ing)?)?(?P<offload>_offload(?:ing)?)?"
+    r"(?:_(?:config|accelerate|bf16))*(?P<file>\.(?:json|conf|ya?ml))?$"
 )
 
 
@@ -94,7 +98,7 @@ def read_named(draft: Draft, value: Any, key: str) -> None:
     stored(draft)
     if match["offload"]:
         draft.put("parallelism.offload", "all" if match["stage"] == "3" else "optimizer")
-    if reference.endswith(".json"):
+    if match["file"]:
         why = tr("the file is not here; its name says stage %(stage)s", stage=match["stage"])
         draft.assumed["parallelism.zero_stage"] = {"value": int(match["stage"]), "why": why}
 
@@ -125,6 +129,7 @@ def read(draft: Draft, tree: Mapping[str, Any], *, prefix: str = "") -> None:
         )  # fmt: skip
     if part.has("zero_optimization.stage"):
         part.settle("zero_optimization.stage", "parallelism.zero_stage", stage)
+    _buckets(part, stage)
     _offload(part, stage)
     _precision(part)
     stored(part)
@@ -137,6 +142,20 @@ def read(draft: Draft, tree: Mapping[str, Any], *, prefix: str = "") -> None:
     if total:
         _devices(part, total)
     part.close()
+
+
+def _buckets(part: Draft, stage: int) -> None:
+    """Read the buffers in which gradients are reduced; without contiguous gradients there are none."""
+    keys = "zero_optimization.reduce_bucket_size zero_optimization.contiguous_gradients"
+    size = part.number("zero_optimization.reduce_bucket_size")
+    if stage and part.on("zero_optimization.contiguous_gradients", True):
+        if size:
+            part.settle(keys, "settings.reduce_bucket_size", size)
+        elif not part.has("zero_optimization.reduce_bucket_size"):
+            part.assume("settings.reduce_bucket_size", 500_000_000, tr("the default of %(format)s", format="DeepSpeed"))
+            part.used(keys, "settings.reduce_bucket_size")
+    if part.on("zero_optimization.overlap_comm") and 0 < stage < 3:
+        part.settle("zero_optimization.overlap_comm", "settings.overlap_grad_reduce", True)
 
 
 def _offload(part: Draft, stage: int) -> None:

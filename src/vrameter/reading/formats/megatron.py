@@ -13,7 +13,7 @@ from typing import Any
 
 from vrameter.i18n import tr
 from vrameter.reading.draft import Draft, Table, ignored, refused, to, together
-from vrameter.reading.shared import one_device
+from vrameter.reading.shared import fsdp_alone, one_device
 from vrameter.reading.values import choice, positive, real, switch, whole
 
 SHAPE = [
@@ -252,6 +252,7 @@ def finish(draft: Draft) -> None:
     draft.used("use_torch_fsdp2 use_megatron_fsdp use_custom_fsdp data_parallel_sharding_strategy", "parallelism.fsdp")
     draft.assume("settings.micro_batch", 1, tr("the default of %(format)s", format="Megatron"))
     draft.assume("settings.optimizer", "adam", tr("the default of %(format)s", format="Megatron"))
+    fsdp_alone(draft)
     one_device(draft)
 
 

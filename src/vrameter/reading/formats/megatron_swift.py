@@ -14,7 +14,7 @@ from typing import Any
 
 from vrameter.i18n import tr
 from vrameter.reading.draft import Draft, Table, ignored, refused, to, together
-from vrameter.reading.shared import adapter, one_device
+from vrameter.reading.shared import adapter, fsdp_alone, one_device
 from vrameter.reading.values import choice, dtype, name, names, positive, real, switch, whole
 
 _WIDTH = choice(fp32="fp32", bf16="bf16", fp16="fp16", fp8="fp8")
@@ -148,6 +148,7 @@ def finish(draft: Draft) -> None:
     else:
         draft.settle("global_batch_size", "settings.global_batch_size", total)
     draft.assume("settings.micro_batch", 1, usual)
+    fsdp_alone(draft)
     one_device(draft)
 
 

@@ -14,7 +14,7 @@ from vrameter.i18n import tr
 from vrameter.reading.draft import Draft, Table, ignored, refused, to, together
 from vrameter.reading.formats import trainer
 from vrameter.reading.shared import adapter, frozen_in_full, one_device
-from vrameter.reading.values import choice, dtype, name, positive, switch
+from vrameter.reading.values import choice, dtype, name, positive, real, switch
 
 TABLE: Table = {
     **trainer.BASE,
@@ -29,7 +29,7 @@ TABLE: Table = {
     "torch_dtype": to("dtype", dtype),
     "sequence_parallel_size": to("parallelism.context", positive),
     "num_generations": to("settings.num_generations", positive),
-    "vllm_gpu_memory_utilization": to("settings.rollout_memory_utilization"),
+    "vllm_gpu_memory_utilization": to("settings.rollout_memory_utilization", real),
     "reward_model": to("settings.reward_model", name),
     "freeze_llm": to("settings.freeze_llm", switch),
     "teacher_model": to("settings.objective", lambda value: "gkd"),

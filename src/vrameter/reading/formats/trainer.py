@@ -78,7 +78,7 @@ BASE: Table = {
         "group_by_length length_column_name dataloader_drop_last dataloader_num_workers dataloader_pin_memory "
         "dataloader_persistent_workers dataloader_prefetch_factor remove_unused_columns label_names ignore_data_skip split_batches "
         "dispatch_batches dataset_name dataset_config dataset_config_name dataset_train_split dataset_test_split dataset_streaming "
-        "dataset_kwargs dataset_num_proc dataset_text_field dataset_batch_size train_file validation_file test_file "
+        "dataset_mixer* dataset_mix_* data_path data_split dataset_kwargs dataset_num_proc dataset_text_field dataset_batch_size train_file validation_file test_file "
         "preprocessing_num_workers max_train_samples streaming validation_split_percentage train_on_inputs chat_template_path "
         "ignore_bias_buffers chars_per_token pad_token eos_token truncation_mode completion_only_loss assistant_only_loss "
         "packing_strategy pad_to_multiple_of shuffle_dataset datasets mixture skip_prepare_dataset label_pad_token_id "
@@ -111,14 +111,15 @@ TABLE: Table = {
     "reward_model_path": to("settings.reward_model", name),
     "reward_model_name_or_path": to("settings.reward_model", name),
     "num_generations": to("settings.num_generations", positive),
-    "vllm_gpu_memory_utilization": to("settings.rollout_memory_utilization"),
+    "vllm_gpu_memory_utilization": to("settings.rollout_memory_utilization", real),
     "vllm_enable_sleep_mode": to("settings.rollout_sleep", switch),
     **together(
         "max_seq_length max_length max_seq_len block_size model_max_length max_prompt_length max_completion_length beta loss_type "
         "desirable_weight undesirable_weight use_peft lora_r lora_rank lora_alpha lora_dropout lora_target_modules target_modules "
         "lora_modules_to_save modules_to_save lora_task_type use_rslora use_dora load_in_4bit load_in_8bit bnb_4bit_quant_type "
         "use_bnb_nested_quant bnb_4bit_use_double_quant bnb_4bit_compute_dtype use_vllm vllm_mode precompute_ref_log_probs "
-        "lora_target_parameters r response_length use_unsloth use_liger_loss lora_dim"
+        "lora_target_parameters r response_length use_unsloth use_liger_loss lora_dim "
+        "use_gradient_checkpointing full_finetuning use_lora use_flash_attn max_prompt_token_length"
     ),
     **ignored(
         "course",
@@ -129,7 +130,9 @@ TABLE: Table = {
         "entropy_* use_adaptive_entropy top_entropy_quantile multi_objective_aggregation off_policy_mask_threshold use_bias_correction_kl "
         "normalize_advantages reward_clip_range max_tool_calling_iterations router_aux_loss_coef lmbda seq_kd token_level "
         "num_ppo_epochs whiten_rewards kl_coef cliprange* vf_coef gamma lam missing_eos_penalty num_sample_generations stop_token* "
-        "world_size num_total_batches",
+        "world_size num_total_batches random_state loftq_config num_train_steps total_episodes kl_estimator num_epochs reduce_loss "
+        "with_tracking checkpointing_steps lora_module_name num_warmup_steps dropout actor_* critic_* offload_reference_model "
+        "enable_hybrid_engine inference_tp_size num_padding_at_beginning ppo_epochs generation_batches per_device_generation_batch_size",
     ),
     **ignored("sampling", "temperature top_p top_k min_p repetition_penalty cache_implementation generation_kwargs"),
     **ignored(
@@ -223,6 +226,15 @@ def optimizer_name(value: Any, key: str) -> str:
 def finish(draft: Draft) -> None:
     """Read the keys of the Trainer and of TRL that belong together."""
     objective = draft.asked("settings.objective") or _objective(draft)
+    named = draft.get("use_gradient_checkpointing")
+    if named is not None or draft.on("use_unsloth"):
+        # The arguments of FastLanguageModel.
+        draft.request.pop("engine", None)
+        draft.put("engine", "unsloth")
+        draft.used("use_unsloth", "engine")
+        off = named is False or str(named).lower() == "false"
+        draft.values["gradient_checkpointing"] = False if off else "unsloth" if named in (None, "unsloth") else True
+        draft.used("use_gradient_checkpointing", "settings.recompute")
     trl = objective is not None or draft.has("use_peft") or draft.has("max_seq_length") or draft.has("packing")
     draft.request.setdefault("engine", "trl" if trl else "transformers")
     trl = draft.asked("engine") == "trl"
@@ -232,6 +244,8 @@ def finish(draft: Draft) -> None:
         draft.settle("", "settings.objective", None if "settings.objective" in draft.assumed else objective)
         shared = "loss_type desirable_weight undesirable_weight"
         draft.used(shared if objective == "grpo" else f"beta {shared}", "settings.objective")
+    if draft.asked("engine") == "unsloth" and not (draft.has("bf16") or draft.has("fp16")):
+        draft.assume("settings.precision", "bf16-mixed", tr("'auto' is bf16 on devices that have it"))
     if trl and not draft.has("bf16"):
         draft.assume("settings.precision", "bf16-mixed", usual)
     draft.assume("settings.precision", "fp32", tr("neither %(one)s nor %(other)s is on", one="bf16", other="fp16"))
@@ -241,9 +255,11 @@ def finish(draft: Draft) -> None:
         kind="bnb_4bit_quant_type",
     )  # fmt: skip
     draft.used("bnb_4bit_compute_dtype", "quantization")
-    tunes = draft.on(
-        "use_peft", bool({"lora_r", "lora_rank", "r"} & draft.values.keys()) or bool(draft.number("lora_dim"))
-    )
+    if draft.on("use_flash_attn"):
+        draft.settle("use_flash_attn", "settings.attn_implementation", "flash_attention_2")
+    ranked = bool({"lora_r", "lora_rank", "r"} & draft.values.keys()) or bool(draft.number("lora_dim"))
+    switched = next((key for key in ("use_peft", "use_lora") if draft.has(key)), "use_peft")
+    tunes = draft.on(switched, ranked) and not draft.on("full_finetuning")
     if tunes:
         draft.put("settings.finetuning", "dora" if draft.on("use_dora") else "lora")
         rank = next((key for key in ("lora_r", "lora_rank", "r", "lora_dim") if draft.has(key)), "lora_r")
@@ -259,10 +275,10 @@ def finish(draft: Draft) -> None:
             saved=saved,
             defaults=defaults,
         )
-        draft.used("use_peft use_dora use_rslora", "settings.finetuning")
+        draft.used("use_peft use_lora use_dora use_rslora full_finetuning", "settings.finetuning")
     else:
         draft.assume("settings.finetuning", "full", tr("nothing asks for an adapter"))
-        draft.used("use_peft", "settings.finetuning")
+        draft.used("use_peft use_lora full_finetuning", "settings.finetuning")
         if packed:
             frozen_in_full(draft, "load_in_4bit" if packed.startswith("bnb-nf4") else "load_in_8bit")
     # Until TRL 1.0 the engine was a server of its own unless vllm_mode said otherwise.
@@ -315,13 +331,15 @@ def _length(draft: Draft, objective: str | None) -> None:
             draft.used("max_prompt_length max_completion_length", "settings.seq_len")
             return
     prompt, answer = (
-        draft.number("max_prompt_length"),
+        draft.number("max_prompt_length", draft.number("max_prompt_token_length")),
         draft.number("max_completion_length") or draft.number("response_length"),
     )
     if objective in ("grpo", "rloo", "ppo") and not (prompt and answer):
         total = (prompt or 512) + (answer or 512)
         why = tr("prompts of 512 tokens and answers of 512, where they are not stated")
-        draft.used("max_prompt_length max_completion_length response_length", "settings.seq_len")
+        draft.used(
+            "max_prompt_length max_prompt_token_length max_completion_length response_length", "settings.seq_len"
+        )
         draft.assume("settings.seq_len", total, why)
     elif prompt and answer:
         draft.settle("max_prompt_length max_completion_length response_length", "settings.seq_len", prompt + answer)

@@ -23,6 +23,7 @@ from vrameter.i18n import tr
 from vrameter.ledger import Basis, Item, Ledger, item
 from vrameter.memory import runtime
 from vrameter.model.diffusion.pipeline import Pipeline
+from vrameter.training import contradictions
 from vrameter.training.constants import constants
 from vrameter.training.diffusion import encoders
 from vrameter.training.diffusion.advice import changes, limits
@@ -78,6 +79,7 @@ def workspaces(*, handles: int, blas_workspace: int) -> int:
 def estimate(ask: Ask, pipeline: Pipeline) -> Answer:
     """Return the ledger of one device in a training step of a pipeline."""
     run = resolve(ask, pipeline)
+    contradictions.refuse(run.asked)
     ledger = ledger_of(run)
     peak = ledger.peak()
     settings = msgspec.to_builtins(run.settings)
@@ -92,7 +94,7 @@ def estimate(ask: Ask, pipeline: Pipeline) -> Answer:
         report=_report(run, ledger),
         limits=limits(run, partial(estimate, pipeline=pipeline)) if run.settings.advise else {},
         changes=changes(run, peak.used, partial(estimate, pipeline=pipeline)) if run.settings.advise else [],
-        warnings=(*run.asked.warnings, *_without_effect(run)),
+        warnings=(*run.asked.warnings, *_without_effect(run), *contradictions.notes_of_pipeline(ask.request.settings)),
     )
 
 

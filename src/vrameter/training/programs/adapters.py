@@ -258,8 +258,9 @@ def lora(site: Site, x: Value) -> Made:
 
 
 def _thin(site: Site, inner: Value) -> Value:
-    """Multiply by two thin trained matrices."""
-    first, second = site.weight(site.rank * site.inputs), site.weight(site.rank * site.outputs)
+    """Multiply by two thin matrices, both trained but for LoRA-FA."""
+    first = site.weight(site.rank * site.inputs, trained=site.options["trains_A"])
+    second = site.weight(site.rank * site.outputs)
     return site.linear(site.linear(inner, first, site.rank), second, site.outputs)
 
 

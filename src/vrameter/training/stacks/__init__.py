@@ -18,7 +18,7 @@ MODULES = {
     "transformers": "trainer", "trl": "trainer", "deepspeed": "trainer", "axolotl": "trainer", "llama-factory": "trainer",
     "ms-swift": "trainer", "unsloth": "trainer", "fsdp_qlora": "trainer", "litgpt": "litgpt", "torchtune": "torchtune",
     "torchtitan": "torchtitan", "megatron": "megatron", "megatron-bridge": "megatron", "megatron-swift": "megatron",
-    "diffusers": "pipelines", "finetrainers": "pipelines",
+    "diffusers": "pipelines", "finetrainers": "pipelines", "timm": "images", "ultralytics": "images",
 }  # fmt: skip
 
 
@@ -29,7 +29,7 @@ class Stack:
     Parameters
     ----------
     program
-        Whose layers it runs: ``transformers``, ``litgpt``, ``megatron`` or ``diffusers``.
+        Whose layers it runs: ``transformers``, ``litgpt``, ``megatron``, ``diffusers``, or ``images``: those of an image model.
     loss
         How its plain loss is computed: ``upcast``, ``fabric``, ``chunked``, ``megatron``.
     defaults

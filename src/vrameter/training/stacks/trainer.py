@@ -3,11 +3,12 @@
 References
 ----------
 .. [1] transformers 4.57 and 5.23, ``training_args.py``: AdamW fused with torch 2.8 and later, foreach before (4.45 and older know no
-       other); TRL 0.12 to 1.16, ``trainer/*_config.py``: bf16 on, and since 1.15 log-probabilities by tiles in place of logits; axolotl 0.9 to 0.19, ``utils/schemas``: adamw_torch_fused,
-       bf16 where the device has it; LLaMA-Factory 0.9.1 (transformers up to 4.46) and 0.9.5, ``hparams``: the Trainer's own;
+       other); TRL 0.12 to 1.16, ``trainer/*_config.py``: bf16 on, and since 1.15 log-probabilities by tiles in place of
+       logits; axolotl 0.9 to 0.19, ``utils/schemas``: adamw_torch_fused, bf16 where the device has it; LLaMA-Factory 0.9.1 (transformers up to 4.46) and 0.9.5, ``hparams``: the Trainer's own;
        ms-swift 3.9 and 4.6, ``arguments``: the Trainer's own; Unsloth 2026.10, ``models/llama.py``.
 .. [2] modelscope/ms-swift, ``swift/config/zero2.json``: ``reduce_bucket_size``, no overlap; ``BestPractices/Reranker.md``:
        one positive and seven negative documents.
+       DeepSpeed 0.18, ``runtime/zero/config.py``: 5e8 where none is stated; transformers fills "auto" with the square of the width.
 .. [3] AnswerDotAI/fsdp_qlora, ``train.py``.
 .. [4] transformers 5.23, ``trainer.py``, and accelerate, ``accelerator.py``: ``no_sync`` for all micro-batches of a step but the last.
 """

@@ -1,0 +1,1 @@
+"""Programs of image models, by the library whose modules they stand for."""

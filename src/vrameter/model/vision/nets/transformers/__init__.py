@@ -1,0 +1,1 @@
+"""Image models of transformers 5.23, under the names of its own parameters."""

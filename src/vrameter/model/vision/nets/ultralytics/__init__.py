@@ -1,0 +1,1 @@
+"""Detectors that Ultralytics publishes, written anew from the tables of their layers."""

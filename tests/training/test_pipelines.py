@@ -180,6 +180,36 @@ def test_what_cannot_be_is_told_with_a_next_step(model: str, settings: dict[str,
     assert says in caught.value.hint
 
 
+def test_what_has_no_effect_is_said() -> None:
+    """Checkpoints of aMUSEd's denoiser do nothing; 8-bit products are counted as 16-bit ones."""
+    plain = {"finetuning": "full", "precompute": True, "image_size": 512, "precision": "fp16-mixed"}
+    answer = asked("amused-512", "diffusers", **plain, recompute="full")
+    assert any("UVit2DModel" in warning for warning in answer["warnings"])
+    assert answer["report"]["backward_bytes"] == asked("amused-512", "diffusers", **plain)["report"]["backward_bytes"]
+    answer = asked("FLUX.1-dev", "diffusers", finetuning="lora", precision="fp8", float8={"recipe": "tensorwise"})
+    assert any("float8" in warning for warning in answer["warnings"])
+
+
+def test_older_releases_wrote_square_masks() -> None:
+    """HunyuanVideo's attention was given a mask of all pairs of tokens before diffusers 0.33."""
+
+    def needed(version: str) -> int:
+        settings = {**VIDEO, "finetuning": "lora", "recompute": "full"}
+        request = {
+            "task": "training",
+            "model": "HunyuanVideo",
+            "engine": "diffusers",
+            "engine_version": version,
+            "settings": settings,
+        }
+        found: int = estimate(request)["report"]["backward_bytes"]
+        return found
+
+    tokens = 13 * 30 * 45 + 256
+    assert needed("0.35.1") == needed("0.33")
+    assert needed("0.32.2") - needed("0.33") == 2 * (tokens**2 - tokens)
+
+
 def test_a_module_without_a_denoiser_is_not_trained() -> None:
     config = {"_class_name": "AutoencoderKL", "block_out_channels": [128, 256], "latent_channels": 4}
     with pytest.raises(RequestError) as caught:

@@ -127,7 +127,7 @@ def _patch(main: Module | None) -> tuple[int, int]:
     cfg, kind = main.cfg, main.class_name
     if kind == "UVit2DModel":
         return 2 if cfg.flag("downsample", False) else 1, 1
-    given = cfg.get("patch_size", 2)
+    given = cfg.get("patch_size", 1 if kind.startswith(("Flux", "Chroma")) else 2)
     if isinstance(given, (list, tuple)):
         return int(given[-1]), int(given[0]) if len(given) == 3 else 1
     if kind.startswith(("Flux", "Chroma")):

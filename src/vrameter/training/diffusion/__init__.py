@@ -99,10 +99,17 @@ def estimate(ask: Ask, pipeline: Pipeline) -> Answer:
 
 
 def _without_effect(run: Run) -> list[str]:
-    """Return what the request says and the model does not do."""
+    """Return what the request says and the answer does not count."""
+    found = []
     if run.settings.recompute == "full" and run.module.class_name == "UVit2DModel":
-        return [tr("settings.recompute: diffusers' UVit2DModel runs no block again: its activations are all kept.")]
-    return []
+        found.append(
+            tr("settings.recompute: diffusers' UVit2DModel runs no block again: its activations are all kept.")
+        )
+    if run.settings.float8:
+        found.append(
+            tr("settings.float8: what a pipeline computes in 8 bits is counted as 16 bits, which never needs less.")
+        )
+    return found
 
 
 def ledger_of(run: Run) -> Ledger:

@@ -185,3 +185,12 @@ def test_a_bucket_is_whole_whatever_is_trained(engine: str, numbers: int, rank: 
     answer = ask(engine=engine, **asked)
     assert phase(answer, "communication", "backward") == 2 * numbers
     assert phase(answer, "communication", "step") == 0
+
+
+@pytest.mark.parametrize("modules", ["down_proj", "up_proj, down_proj", ["down_proj"]])
+def test_ia3_scales_the_inputs_of_the_modules_that_it_is_told(modules: object) -> None:
+    """Llama-3.2-3B: 3072 wide, 8192 inside, 28 layers; keys are 1024 outputs."""
+    adapter = {"method": "ia3", "targets": ["k_proj", "down_proj"], "options": {"feedforward_modules": modules}}
+    answer = ask("llama-3.2-3b", finetuning="peft", adapter=adapter, seq_len=128)
+    adapters = sum(item["bytes"] for item in answer["devices"][0]["items"] if item["term"] == "adapters")
+    assert adapters == 28 * (1024 + 8192) * 4

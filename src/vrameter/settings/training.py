@@ -128,7 +128,7 @@ class AdapterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         bool, Meta(description="widen what is not quantised to fp32, as prepare_model_for_kbit_training does")
     ] = False
     options: Annotated[
-        dict[str, bool | int | float | str | None],
+        dict[str, Any],
         Meta(description="further fields of the method's configuration, under peft's names"),
     ] = {}
 

@@ -257,10 +257,11 @@ def _feedforward(hit: Hit, method: str, options: Mapping[str, Any]) -> bool:
     """Say whether IA3 scales a matrix's inputs: what the options name, else the way down."""
     if method != "ia3":
         return False
-    named = options.get("feedforward_modules")
-    if named is None:
+    modules = options.get("feedforward_modules")
+    if modules is None:
         return hit.tensor.slot == "down"
-    return named(hit.tensor.name.removesuffix(".weight"), str(named).replace(",", " ").split()) is not None
+    wanted = modules if isinstance(modules, list) else str(modules).replace(",", " ").split()
+    return named(hit.tensor.name.removesuffix(".weight"), wanted) is not None
 
 
 def _named_slots(wanted: list[str] | re.Pattern[str] | None, tensor: Tensor) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ PROMPT = "open: what a learned prompt adds beside its tokens is not found"
 VALIDATED = "reserved at the end of a step of a later epoch: what validation reserved before it stands too, and cuDNN tries its algorithms"
 WHOLE = "a method with products of the size of the weights, which are not modelled"
 NOTES = {
+    "swiftbm-len-full-qwen-1_8b-chat-8192": "a limit of 8192 tokens, where an old allocator was seen to hoard less than its calibrated share",
     "fsdpq-q512": "open: the measured peak is that of 2048 tokens less 0.2 GiB; what stands there at 512 is not known",
     "hf-anatomy-bertlarge-train": "seen by the driver: the libraries of CUDA 11 and what the allocator had kept, neither stated",
     "mcore-hybrid-hybrid_flextron_nightly_tp2_pp1_ep2_dgx_h100_1N8G": (

@@ -29,6 +29,7 @@ from vrameter.training.pieces import Pieces
 from vrameter.training.setup import Degrees, Setup, setup
 from vrameter.training.sharing import Stage, stages
 from vrameter.training.standing import NO_LINES, Lines
+from vrameter.training.static_cache import remembered
 from vrameter.training.step import Course, Moment, course
 from vrameter.training.vision.images import Images
 from vrameter.units import MIB, ceil_div
@@ -152,8 +153,8 @@ def _by_stage(asked: Setup, found: list[tuple[Stage, Ledger]]) -> tuple[tuple[Le
 
 def _device(stage: Stage, asked: Setup) -> tuple[Ledger, dict[str, int]]:
     holding = Holding(asked, stage.share, stage.first, stage.last)
-    static = static_of(holding)
     picture = asked.architecture.network is not None
+    static = remembered(holding, static_of) if picture else static_of(holding)
     pieces = Images(holding) if picture else Pieces(holding, stage.chunks)
     static = replace(
         static, pipeline=_pipeline_buffers(asked, stage, pieces), shared=_shared_buffer(asked, stage, pieces),

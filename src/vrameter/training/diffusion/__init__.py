@@ -32,11 +32,11 @@ from vrameter.training.diffusion.run import Run, resolve
 from vrameter.training.diffusion.segments import segments
 from vrameter.training.holdings import Holding
 from vrameter.training.standing import Lines, of_trained
+from vrameter.training.static_cache import remembered
 from vrameter.training.step import Course, course
 from vrameter.units import MIB
 
 if TYPE_CHECKING:
-    from vrameter.model.architecture import Architecture
     from vrameter.training.answer import Static
 
 PHASES = ("load", "text_encode", "vae_encode", "forward", "loss", "backward", "step", "save")
@@ -149,28 +149,11 @@ def _holdings(run: Run) -> list[Holding]:
     return [run.holding, *([run.text_holding] if run.text_holding is not None else [])]
 
 
-# What stands between steps, kept for the next question about the same module, whose id stays its own.
-_STANDING: dict[tuple[object, ...], tuple[Architecture, Static]] = {}
-
-
 def _static(holding: Holding) -> Static:
-    """Return what a device holds between steps of a module that is trained; how large pictures are plays no part."""
+    """Return what a device holds between steps of a module that is trained."""
     from vrameter.training.answer import static_of
 
-    asked = holding.setup
-    settings = msgspec.structs.replace(
-        asked.settings, micro_batch=1, image_size=None, num_frames=None, text_len=None, seq_len=None, advise=False
-    )
-    key = (
-        id(asked.architecture), msgspec.json.encode(settings), asked.recipe, asked.rule, asked.degrees, asked.plan.dtype,
-        asked.plan.quantization, asked.stack.name,
-    )  # fmt: skip
-    known = _STANDING.get(key)
-    if known is None:
-        if len(_STANDING) > 256:
-            _STANDING.clear()
-        known = _STANDING[key] = asked.architecture, static_of(holding)
-    return known[1]
+    return remembered(holding, static_of)
 
 
 def _standing(run: Run) -> list[Item]:

@@ -239,6 +239,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"model": "timm/resnet50", "settings": {"recompute": "selective"}}, "settings.recompute", "full"),
     ({"model": "timm/resnet50", "settings": {"seq_len": 512}}, "settings.seq_len", "micro_batch"),
     ({"model": "timm/resnet50", "settings": {"objective": "dpo"}}, "settings.objective", "loss"),
+    ({"model": "timm/resnet50", "settings": {"optimizer": "lisa_adamw"}}, "settings.optimizer", "adamw_torch"),
+    ({"model": "amused/amused-512", "engine": "diffusers", "settings": {"finetuning": "full", "optimizer": "lisa_adamw"}},
+     "settings.optimizer", "adamw_torch"),
     ({"model": "timm/resnet50", "engine": "trl"}, "engine", "timm"),
     ({"model": "llama-3.1-8b", "engine": "timm"}, "engine", "timm/resnet50"),
     ({"model": "timm/resnet50", "num_devices": 2, "parallelism": {"tensor": 2}}, "parallelism.tensor", "data"),
@@ -251,6 +254,13 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
      "ForImageClassification"),
     ({"model": {"config": {"model_type": "swinv2"}}}, "model", "timm/NAME"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vit_base_patch16_224", "resnet50.a1_in1k"])
+def test_a_registered_name_needs_no_prefix(name: str) -> None:
+    short, full = (estimate({"model": model, "task": "training", "engine": "timm"}) for model in (name, f"timm/{name}"))
+    assert short["model"]["name"] == f"timm/{name}"
+    assert short["report"] == full["report"]
 
 
 @pytest.mark.parametrize(("request_", "field", "hint"), REFUSED)

@@ -78,7 +78,7 @@ def resolve(reference: object, *, quantization: str | None = None, online: bool 
         from vrameter.sources import ollama
 
         return ollama.read(text)
-    image = _image_model(text)
+    image = _image_model(text, short="_" in text)
     if image is not None:
         return image
     if is_path(text):
@@ -90,15 +90,18 @@ def resolve(reference: object, *, quantization: str | None = None, online: bool 
             return _listed(text, language())
         except UnknownNameError:
             if "/" not in text:
-                raise
+                image = _image_model(text, short=True)
+                if image is None:
+                    raise
+                return image
     return _on_hub(text, quantization, online)
 
 
-def _image_model(text: str) -> Model | None:
-    """Return an image model of timm or of Ultralytics, by the name that it has there."""
+def _image_model(text: str, *, short: bool) -> Model | None:
+    """Return an image model of timm or of Ultralytics, by the name that it has there; a short one lacks timm's prefix."""
     from vrameter.model.vision import names
 
-    return _as_model(names.read(text)) if names.is_name(text) else None
+    return _as_model(names.read(text)) if names.is_name(text) or (short and names.registered(text)) else None
 
 
 def _as_model(architecture: Architecture) -> Model:
@@ -201,7 +204,7 @@ def _configured(reference: Mapping[str, Any]) -> Model:
         return _megatron(reference)
     named = reference.get("name")
     if "config" not in reference and isinstance(named, str) and set(reference) == {"name"}:
-        image = _image_model(named)
+        image = _image_model(named, short=True)
         if image is not None:
             return image
     extra = [key for key in reference if key not in ("config", "name")]

@@ -212,6 +212,12 @@ def setup(ask: Ask) -> Setup:
         architecture = last_layers(architecture, settings.num_trainable_layers or 2)
     rule = optimizer(settings.optimizer)
     if rule.name == LISA and settings.finetuning == "full":
+        if picture or found.program == "diffusers":
+            raise RequestError(
+                tr("settings.optimizer: '%(value)s' draws layers of a language model; %(model)s is none.",
+                   value=rule.name, model=architecture.name),
+                field="settings.optimizer", hint=tr("Use one of: %(names)s.", names="adamw_torch, adafactor, sgd"),
+            )  # fmt: skip
         architecture = last_layers(architecture, active_layers(settings))
     tunes = settings.finetuning in ("lora", "dora", "peft")
     plan = ask.weight_plan()

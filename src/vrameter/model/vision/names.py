@@ -19,8 +19,15 @@ def is_name(text: str) -> bool:
     return ultralytics.is_name(lowered)
 
 
+def registered(text: str) -> bool:
+    """Say whether a text without a prefix is the name under which timm keeps a model, such as ``resnet50``."""
+    from vrameter.model.vision import timm
+
+    return text.partition(".")[0].lower() in timm.models()
+
+
 def read(text: str) -> Architecture:
-    """Return the model of a name.
+    """Return the model of a name; a name without a prefix that is no detector's is timm's.
 
     Raises
     ------
@@ -29,7 +36,10 @@ def read(text: str) -> Architecture:
     """
     from vrameter.model.vision import timm, ultralytics
 
-    return timm.read_name(text) if text.lower().startswith(TIMM) else ultralytics.read_name(text)
+    lowered = text.lower()
+    if lowered.startswith(TIMM):
+        return timm.read_name(text)
+    return ultralytics.read_name(text) if ultralytics.is_name(lowered) else timm.read_name(TIMM + text)
 
 
-__all__ = ["is_name", "read"]
+__all__ = ["is_name", "read", "registered"]

@@ -9,6 +9,7 @@ from vrameter.model.architecture import Architecture
 from vrameter.model.read import read_config
 from vrameter.training.families import traits_of
 from vrameter.training.graph import Graph
+from vrameter.training.lending import lender, lent
 from vrameter.training.programs import transformers
 from vrameter.training.programs.scene import AdapterUse, Kernels, Numbers, Scene, Use
 from vrameter.training.simulate import Cost, cost
@@ -53,6 +54,8 @@ def block_cost(
         return Scene(graph, seqs, length, Numbers(element, element, autocast), kernels, traits, use)
 
     layer = model.main.layers[-1]
+    owner = lender(layer, model.main.layers)
+    layer = layer if owner is None else lent(layer, owner)
     return cost(
         lambda scene, x: transformers.layer(scene, layer, x), make, width=model.main.hidden_size, element=element,
         rows=seqs * length, accumulates=True,

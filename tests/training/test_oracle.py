@@ -32,7 +32,8 @@ FAMILIES: list[tuple[str, dict[str, Any], bool]] = [
     ("granite", TOY, False), ("stablelm", TOY, True), ("starcoder2", TOY, True), ("phi", SMALL, True), ("gpt_neox", SMALL, True),
     ("gpt2", {"n_embd": 256, "n_head": 8, "vocab_size": 128}, True), ("bloom", {"hidden_size": 256, "n_head": 8, "vocab_size": 128}, True),
     ("opt", {"hidden_size": 256, "ffn_dim": 704, "num_attention_heads": 8, "vocab_size": 128, "word_embed_proj_dim": 256}, True),
-    ("bert", SMALL, True), ("qwen3_moe", {**TOY, **EXPERTS}, False), ("mixtral", {**TOY, **EXPERTS}, False),
+    ("bert", SMALL, True), ("albert", {**SMALL, "embedding_size": 128}, True),
+    ("jais2", TOY, True), ("qwen3_moe", {**TOY, **EXPERTS}, False), ("mixtral", {**TOY, **EXPERTS}, False),
 ]  # fmt: skip
 NUMBERS = {"bf16": ("bfloat16", 2, 0), "fp32": ("float32", 4, 0), "autocast": ("float32", 4, 2)}
 
@@ -72,6 +73,8 @@ def saved_bytes(model_type: str, sizes: dict[str, Any], dtype: str, kernel: str,
 def test_saved_bytes(model_type: str, sizes: dict[str, Any], narrow: bool, kernel: str, numbers: str) -> None:
     if (model_type, kernel, numbers) == ("bert", "eager", "autocast"):
         pytest.skip("autocast computes a softmax in fp32 on CUDA only")
+    if (model_type, numbers) == ("albert", "autocast"):
+        pytest.skip("autocast computes a LayerNorm in fp32 on CUDA only; ALBERT's first layer is given bf16")
     dtype, element, autocast = NUMBERS[numbers]
     try:
         expected = saved_bytes(model_type, sizes, dtype, kernel, autocast=bool(autocast))
@@ -84,10 +87,10 @@ def test_saved_bytes(model_type: str, sizes: dict[str, Any], narrow: bool, kerne
     made = block_cost(model, element=element, autocast=autocast, kernel=kernel, dropout=False)
     rows = SEQS * LENGTH
     # On CPU a LayerNorm keeps its two statistics in bf16, on CUDA in fp32.
-    norms = sum(tensor.role == "norm" and tensor.name.endswith("bias") for tensor in model.main.layers[-1].tensors)
+    norms = sum(tensor.role == "norm" and tensor.name.endswith("bias") for tensor in model.main.layers[0].tensors)
     norms += sum(
         tensor.role == "norm" and tensor.name.endswith("bias")
-        for part in model.main.layers[-1].parts
+        for part in model.main.layers[0].parts
         for tensor in part.tensors
     )
     assert made.saved - (4 * norms * rows if narrow and numbers == "bf16" else 0) == expected

@@ -195,6 +195,22 @@ class Layer:
     parts: tuple[Part, ...]
     tensors: Tensors = ()
 
+    def experts_in(self, tensor: Tensor) -> int:
+        """Return how many experts' matrices a tensor of experts holds: stacked along its first axis, or along its rows."""
+        part = next(
+            (
+                each
+                for each in self.parts
+                if isinstance(each, FeedForward) and each.num_experts and tensor in each.tensors
+            ),
+            None,
+        )
+        first = tensor.shape[0]
+        if part is None or first <= part.num_experts:
+            return first if part is not None else 1
+        alone = sum(each.slot == tensor.slot for each in part.tensors) > 1
+        return 1 if alone or first % part.intermediate_size else first // part.intermediate_size
+
     @cached_property
     def all_tensors(self) -> Tensors:
         """Every tensor of the layer, names relative to it."""

@@ -31,7 +31,14 @@ LAYOUTS = {
     "post": ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert", "ernie", "mpnet", "layoutlm"),
     "after": ("olmo2", "olmo3", "exaone4"),
 }  # fmt: skip
-ACTIVATIONS = {"new": ("gelu_new", "gelu_fast"), "quick": ("quick_gelu",), "squared": ("relu2",), "relu": ("relu",)}
+# T5's "gated-gelu" is gelu_new there.
+ACTIVATIONS = {
+    "new": ("gelu_new", "gelu_fast", "gated-gelu"),
+    "quick": ("quick_gelu",),
+    "squared": ("relu2",),
+    "relu": ("relu", "gated-relu"),
+}
+# What classes use whose config.json may leave it out.
 ACTIVATION_OF = {
     "gpt2": "gelu_new",
     "phi": "gelu_new",
@@ -82,6 +89,10 @@ DROPOUT = {
 }  # fmt: skip
 
 
+def _activation(name: str) -> str:
+    return next((kind for kind, names in ACTIVATIONS.items() if name in names), "native")
+
+
 @lru_cache(maxsize=64)
 def _by_type(model_type: str) -> Traits:
     def which(table: dict[str, tuple[str, ...]], default: str) -> str:
@@ -91,9 +102,7 @@ def _by_type(model_type: str) -> Traits:
     return Traits(
         norm=which(NORMS, "rms"),
         layout=which(LAYOUTS, "pre"),
-        activation=which(ACTIVATIONS, "native") if model_type in ACTIVATIONS else next(
-            (kind for kind, names in ACTIVATIONS.items() if ACTIVATION_OF.get(model_type) in names), "native"
-        ),
+        activation=_activation(ACTIVATION_OF.get(model_type, "")),
         rotary="none" if model_type in NO_ROTATION else "half",
         rotary_share=ROTARY_SHARE.get(model_type, 1.0),
         heads_first=model_type in HEADS_FIRST,
@@ -117,6 +126,8 @@ def traits_of(architecture: Architecture, component: Component | None = None) ->
         for layer, _ in body.layer_groups
         for tensor in layer.tensors
     )
+    if body.activation:
+        found = replace(found, activation=_activation(body.activation))
     return replace(found, norm="layer") if shifts and found.norm == "rms" else found
 
 

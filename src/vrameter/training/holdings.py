@@ -224,10 +224,10 @@ class Holding:
         if not setup.full or setup.degrees.splits_state or setup.offloads_weights:
             return 0
         found: list[tuple[int, bool, int]] = []
-        for component, _, tensor, times in self.tensors():
+        for component, layer, tensor, times in self.tensors():
             # Each of Megatron's experts has matrices of its own.
-            apart = tensor.role == "experts" and setup.stack.program == "megatron"
-            count = tensor.shape[0] if apart else 1
+            apart = layer is not None and tensor.role == "experts" and setup.stack.program == "megatron"
+            count = layer.experts_in(tensor) if apart and layer is not None else 1
             found.append((tensor.size // count, self.trained(component, tensor), times * count))
         blocks = [size * recipe.weight for size, _, times in found for _ in range(times)]
         sizes = [size for size, trained, times in found if trained for _ in range(times)]

@@ -18,6 +18,7 @@ from vrameter.training.constants import constants
 from vrameter.training.families import traits_of
 from vrameter.training.graph import Graph, Value
 from vrameter.training.holdings import Holding
+from vrameter.training.lending import borrowed, lender, lent
 from vrameter.training.programs.litgpt import FIRST_ADAPTED_LAYER
 from vrameter.training.programs.scene import Kernels, Scene, Traits, Use, norms_of
 from vrameter.training.setup import TRAINED, Setup
@@ -164,6 +165,9 @@ class Pieces:
     def traits(self, component: Component) -> Traits:
         """Return the traits of a component's layers, with the dropout that the settings name."""
         found, settings = traits_of(self.setup.architecture, component), self.setup.settings
+        if self.setup.stack.program == "litgpt" and found.activation == "new":
+            # LitGPT calls PyTorch's own GELU for both of its forms.
+            found = replace(found, activation="native")
         if settings.attention_dropout is not None:
             found = replace(found, attention_dropout=settings.attention_dropout)
         if settings.hidden_dropout is not None:
@@ -432,6 +436,12 @@ class Pieces:
     ) -> Piece:
         setup = self.setup
         settings = setup.settings
+        owner = lender(layer, (*component.layers, *setup.architecture.main.layers))
+        again = 0
+        if owner is not None:
+            # What is lent has its gradient once, by whoever owns it.
+            again = sum(tensor.size for tensor in borrowed(layer, owner) if self.holding.trained(component, tensor))
+            layer = lent(layer, owner)
         made = self._layer_cost(component, layer, input_grad=input_grad, bare=bare, prompted=prompted)
         policy = settings.recompute_policy if settings.recompute == "selective" else None
         recomputed = self.recomputes(0, 1) if recomputed is None else recomputed
@@ -443,7 +453,8 @@ class Pieces:
         return Piece(
             "layer", made, given, recomputed=recomputed,
             kept_input=0 if settings.activation_offload else kept,
-            gathered=self.gathered(layer.num_params), gradients=made.gradients, extra_backward=self.outermost[0],
+            gathered=self.gathered(layer.num_params),
+            gradients=max(0, made.gradients - again * setup.recipe.gradient), extra_backward=self.outermost[0],
         )  # fmt: skip
 
     def _layer_cost(

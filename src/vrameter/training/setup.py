@@ -238,7 +238,7 @@ def setup(ask: Ask) -> Setup:
         adapters = _adapters(architecture, settings, plan, found, frozen)
     recipe = _recipe(ask, settings, plan, found, degrees, full=not tunes, assumed=assumed)
     warnings += _module_warnings(settings, found, architecture)
-    _refuse(ask, settings, plan, rule, degrees, tunes=tunes)
+    _refuse(ask, settings, plan, rule, degrees, tunes=tunes, picture=picture)
     return Setup(
         ask,
         settings,
@@ -548,8 +548,17 @@ def _module_warnings(settings: TrainingSettings, found: Stack, architecture: Arc
     return [tr("recompute_modules: %(names)s is not modelled.", names=", ".join(others))] if others else []
 
 
-def _refuse_layers(ask: Ask) -> None:
-    """Refuse models whose layers a stack does not have."""
+def _refuse_layers(ask: Ask, *, picture: bool) -> None:
+    """Refuse models whose layers are not known as programs, or that a stack does not have."""
+    plain = (part for component in ask.architecture.components for layer, _ in component.layer_groups
+             for part in layer.parts if isinstance(part, FeedForward) and part.tensors and not part.num_experts)  # fmt: skip
+    known = picture or stack(ask.request.engine).program == "diffusers"
+    if not known and not all(any(tensor.slot == "down" for tensor in part.tensors) for part in plain):
+        raise RequestError(
+            tr("model: training of %(name)s is not modelled in this version.", name=ask.architecture.name),
+            field="model",
+            hint=tr("Ask for inference, or name another model."),
+        )
     if stack(ask.request.engine).program != "litgpt":
         return
     for layer, _ in ask.architecture.main.layer_groups:
@@ -564,10 +573,17 @@ def _refuse_layers(ask: Ask) -> None:
 
 
 def _refuse(
-    ask: Ask, settings: TrainingSettings, plan: WeightPlan, rule: Optimizer, degrees: Degrees, *, tunes: bool
+    ask: Ask,
+    settings: TrainingSettings,
+    plan: WeightPlan,
+    rule: Optimizer,
+    degrees: Degrees,
+    *,
+    tunes: bool,
+    picture: bool,
 ) -> None:
     """Refuse what cannot be trained."""
-    _refuse_layers(ask)
+    _refuse_layers(ask, picture=picture)
     if degrees.zero >= 3 and not rule.shards:
         raise RequestError(
             tr("settings.optimizer: '%(value)s' needs whole matrices, and ZeRO stage 3 splits them.", value=rule.name),

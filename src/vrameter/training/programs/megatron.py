@@ -112,7 +112,8 @@ def attention(scene: Scene, part: Attention, x: Value, norm: tuple[Tensor, ...])
         group = next((found for found in norms_of(part) if f".{name}_" in found[0].name), ())
         if group:
             target = q if name == "q" else k
-            heads = value // group[0].size
+            # A norm over all heads is one norm of what a device has of them.
+            heads = max(1, value // group[0].size)
             wide = target.view(target.rows * heads, target.width // heads)
             stats = graph.new(wide.rows, 1, 4)
             made = graph.op([wide], saves=[wide, stats], weights=[scene.weight(tensor) for tensor in group])

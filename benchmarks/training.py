@@ -36,7 +36,7 @@ VALIDATED = "reserved at the end of a step of a later epoch: what validation res
 WHOLE = "a method with products of the size of the weights, which are not modelled"
 NOTES = {
     "swiftbm-len-full-qwen-1_8b-chat-8192": "a limit of 8192 tokens, where an old allocator was seen to hoard less than its calibrated share",
-    "fsdpq-q512": "open: the measured peak is that of 2048 tokens less 0.2 GiB; what stands there at 512 is not known",
+    "fsdpq-q512": "the source tells of 3.72 GiB reserved before the first step, 1.6 more than the shards: blocks of loading, not modelled",
     "hf-anatomy-bertlarge-train": "seen by the driver: the libraries of CUDA 11 and what the allocator had kept, neither stated",
     "mcore-hybrid-hybrid_flextron_nightly_tp2_pp1_ep2_dgx_h100_1N8G": (
         "an elastic model: its masks and the routers that choose its size are not modelled"

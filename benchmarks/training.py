@@ -31,9 +31,7 @@ BLAS_WORKSPACE = 8_519_680
 MULTIPROCESSORS = {"a100-sxm-80gb": 108}
 # Why cases are missed, where that is known; "open" where it is not.
 FROZEN = "an adapter over a frozen language model, which the arguments do not say; the peak is its build in fp32"
-PROMPT = "open: what a learned prompt adds beside its tokens is not found"
 VALIDATED = "reserved at the end of a step of a later epoch: what validation reserved before it stands too, and cuDNN tries its algorithms"
-WHOLE = "a method with products of the size of the weights, which are not modelled"
 NOTES = {
     "swiftbm-len-full-qwen-1_8b-chat-8192": "a limit of 8192 tokens, where an old allocator was seen to hoard less than its calibrated share",
     "fsdpq-q512": "the source tells of 3.72 GiB reserved before the first step, 1.6 more than the shards: blocks of loading, not modelled",
@@ -55,13 +53,8 @@ NOTES = {
     "litgpt-ft-falcon7b-alpaca-full": (
         "what is missing grows with the square of the length, as scores of 71 heads in 16 bits do: attention was not fused"
     ),
-    "peft-math-prompt_tuning--llama-3.2-3B-default": PROMPT,
-    "peft-math-prompt_tuning--llama-3.2-3B-lr_0.001": PROMPT,
     "yolov5-yolov5s": VALIDATED,
-    "yolov5-yolov5s-seg": VALIDATED,
     "yolov5-yolov5s-cls": VALIDATED,
-    "peft-math-osf--llama-3.2-3B-rank128": WHOLE,
-    "peft-math-psoft--llama-3.2-3B-default": WHOLE,
 }
 SLOPES = "an old release whose baseline is not known: the case bears slopes, not levels"
 

@@ -247,3 +247,23 @@ def test_fused_gradient_accumulation_keeps_an_empty_gradient_of_each_shape() -> 
     for layers in (2, 4):
         args = {**DENSE, "num-layers": layers}
         assert steady(args) - steady({**args, "no-gradient-accumulation-fusion": True}) == shapes * 2
+
+
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        ({"num-layers": 10**30}, "num-layers"),
+        ({"num-layers": 0}, "num-layers"),
+        ({"num-attention-heads": 0}, "num-attention-heads"),
+        ({"hidden-size": 2.5}, "hidden-size"),
+        ({"hidden-size": 1e308}, "hidden-size"),
+        ({"hidden-dropout": "auto"}, "hidden-dropout"),
+        ({"attention-dropout": 2}, "attention-dropout"),
+        ({"hybrid-layer-pattern": "M*", "mamba-head-dim": 4096}, "mamba-head-dim"),
+    ],
+)
+def test_an_argument_that_is_no_such_number_is_named(args: dict[str, Any], name: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        ask({**DENSE, **args})
+    assert caught.value.field == f"model.megatron_args.{name}"
+    assert caught.value.hint

@@ -35,6 +35,15 @@ from vrameter.units import ceil_to
 GPT2_VOCAB, BERT_VOCAB = 50257, 28996
 
 
+# Arguments that are never 0: what is counted by them is there, or something is split by them.
+POSITIVE = (
+    "decoder-num-layers", "encoder-num-layers", "hidden-size", "kv-channels", "make-vocab-size-divisible-by", "mamba-head-dim",
+    "mamba-num-groups", "mamba-state-dim", "num-attention-heads", "num-distributed-optimizer-instances", "num-layers",
+    "num-query-groups", "num-virtual-stages-per-pipeline-rank", "patch-dim", "seq-length", "tensor-model-parallel-size",
+)  # fmt: skip
+MOST, MOST_LAYERS = 2**31, 4096
+
+
 class Arguments:
     """The arguments of one run, with Megatron's defaults."""
 
@@ -52,17 +61,19 @@ class Arguments:
         return default if value is None else str(value)
 
     def number(self, name: str, default: int | None = None) -> int:
-        """Return a whole number."""
+        """Return a whole number, from 1 where 0 means nothing."""
         value = self.values.get(name, default)
         try:
             number = int(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = -1
-        if number < 0 or isinstance(value, bool):
+        least = 1 if name in POSITIVE else 0
+        most = MOST_LAYERS if "num-layers" in name or "virtual-stages" in name else MOST
+        if not least <= number <= most or isinstance(value, bool) or (isinstance(value, float) and value != number):
             raise RequestError(
-                tr("model.megatron_args.%(name)s: %(value)s is not a whole number.", name=name, value=repr(value)),
+                tr("model.megatron_args.%(name)s: %(value)s is not a whole number.", name=name, value=repr(value)[:60]),
                 field=f"model.megatron_args.{name}",
-                hint=tr("Give Megatron's argument, such as 32."),
+                hint=tr("Give Megatron's argument, such as %(example)s.", example="32"),
             )
         return number
 
@@ -71,13 +82,38 @@ class Arguments:
         value = self.values.get(name, default)
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = 0.0
         if not 0 < number < 2**40 or isinstance(value, bool):
             raise RequestError(
-                tr("model.megatron_args.%(name)s: %(value)s is not a positive number.", name=name, value=repr(value)),
+                tr(
+                    "model.megatron_args.%(name)s: %(value)s is not a positive number.",
+                    name=name,
+                    value=repr(value)[:60],
+                ),
                 field=f"model.megatron_args.{name}",
-                hint=tr("Give Megatron's argument, such as 32."),
+                hint=tr("Give Megatron's argument, such as %(example)s.", example="32"),
+            )
+        return number
+
+    def share(self, name: str) -> float | None:
+        """Return a number from 0 to 1; None where it is not said."""
+        value = self.values.get(name)
+        if value is None or value == "":
+            return None
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = -1.0
+        if not 0 <= number <= 1 or isinstance(value, bool):
+            raise RequestError(
+                tr(
+                    "model.megatron_args.%(name)s: %(value)s is not a number from 0 to 1.",
+                    name=name,
+                    value=repr(value)[:60],
+                ),
+                field=f"model.megatron_args.{name}",
+                hint=tr("Give Megatron's argument, such as %(example)s.", example="0.1"),
             )
         return number
 
@@ -214,12 +250,12 @@ def moe_pattern(args: Arguments, layers: int) -> list[bool]:
     if not args.number("num-experts", 0):
         return [False] * layers
     text = args.text("moe-layer-freq", "1")
-    if text.isdigit():
-        every = max(1, int(text))
+    if text.isdecimal():
+        every = max(1, int(text[:9]))
         return [index % every == 0 for index in range(layers)]
     found: list[bool] = []
     for digits, times in re.findall(r"\[([01, ]+)\](?:\*(\d+))?", text):
-        found += [digit == "1" for digit in re.findall(r"[01]", digits)] * int(times or 1)
+        found += [digit == "1" for digit in re.findall(r"[01]", digits)] * min(layers, int((times or "1")[:9]))
     return (found + [True] * layers)[:layers]
 
 
@@ -322,6 +358,13 @@ def _hybrid(args: Arguments, hidden: int, pattern: str) -> tuple[Layer, ...]:
     head = args.number("mamba-head-dim", 64)
     heads = args.number("mamba-num-heads", 0)
     inner = heads * head if heads else 2 * hidden
+    if inner % head:
+        raise RequestError(
+            tr("model.megatron_args.%(name)s: %(value)s does not divide the mixer's %(width)s channels.",
+               name="mamba-head-dim", value=head, width=inner),
+            field="model.megatron_args.mamba-head-dim",
+            hint=tr("Give Megatron's argument, such as %(example)s.", example="64"),
+        )  # fmt: skip
     mixer: Recurrent = mixers.mamba2(
         hidden_size=hidden, inner_size=inner, state_size=state, num_heads=inner // head, num_groups=groups, conv_kernel=4, name="mixer",
     )  # fmt: skip

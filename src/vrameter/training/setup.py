@@ -352,9 +352,9 @@ def _with_arguments(settings: TrainingSettings, ask: Ask) -> TrainingSettings:
     args = Arguments(model["megatron_args"])
     changes: dict[str, Any] = {}
     for name in ("attention_dropout", "hidden_dropout"):
-        text = args.text(name.replace("_", "-"))
-        if text and getattr(settings, name) is None:
-            changes[name] = float(text)
+        given = args.share(name.replace("_", "-"))
+        if given is not None and getattr(settings, name) is None:
+            changes[name] = given
     modules = args.words("recompute-modules")
     if modules and not settings.recompute_modules:
         changes["recompute_modules"] = modules

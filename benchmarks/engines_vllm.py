@@ -26,12 +26,10 @@ GRAPHS = "one calibrated rule for all models: what kernels keep in a graph's own
 OUTSIDE = "CUDA's context and NCCL's buffers, which no shape tells: calibrated by class of device, shown as an interval"
 # Cases that cannot be met from what they state, and why.
 NOTES = {
-    "gh200-r1-awq": "the checkpoint's groups are not stated; 64 instead of 128 would explain 12 GiB",
     "file-ds-coder-v2-lite-tp8": "a release that kept latent projections multiplied out (0.7.0 to 0.7.3), not stated; the peak is "
     "that of a rank that draws no tokens",
     "file-qwen25-14b-awq-a10g-oom": "0.6 GiB more than known outside the pool: memory outside torch on this card is not known",
     "recipes-qwen38-27b-5090x2-fp8": "utilization and drafts are not stated",
-    "file-qwen35-9b-tp2": "the printed pool is one rank's, the blocks are the smallest of both",
     "file-qwen3-235b-l40s": "the printed pool is one rank's, the blocks are the smallest of eight",
     "vllm-21348-qwen3-235b-fp8-vllm": "with a connector for caches; the release is not stated",
     "vllm-12126-llama32-11b-vision": "0.6.x: cross-attention in eager mode over 128 sequences of images",

@@ -13,13 +13,13 @@ from vrameter.errors import RequestError, UnknownNameError
 from vrameter.i18n import tr
 from vrameter.memory.optimizer import Optimizer, optimizer, options
 from vrameter.memory.weights import WeightPlan, weight_plan
-from vrameter.model.architecture import Architecture, Attention, Component, FeedForward, LatentAttention
+from vrameter.model.architecture import Architecture, Component, FeedForward, LatentAttention
 from vrameter.model.dtypes import dtype as dtype_named
 from vrameter.model.megatron import Arguments
 from vrameter.model.output_layer import untied
 from vrameter.settings.training import AdapterSettings, TrainingSettings
 from vrameter.spec import Parallelism, check
-from vrameter.training.adapter_options import READS_NUMBERS, canonical_of
+from vrameter.training import trainable
 from vrameter.training.adapting import Adapting, adapting
 from vrameter.training.programs.scene import Numbers
 from vrameter.training.recipes import SIZES, Recipe, eager_recipe
@@ -29,23 +29,6 @@ from vrameter.training.vision import asking
 DEFAULT_LENGTH = 2048
 # An optimizer that trains a few layers at a time (R. Pan et al., "LISA", 2024, arXiv:2403.17919).
 LISA = "lisa_adamw"
-# Formats that can be trained on with adapters: their matrices can be unpacked for a product.
-TRAINABLE_FORMATS = (
-    "bnb",
-    "gptq",
-    "awq",
-    "hqq",
-    "aqlm",
-    "eetq",
-    "torchao",
-    "quanto",
-    "nf4",
-    "nvfp4",
-    "mxfp4",
-    "fp8",
-    "int8",
-    "w8a8",
-)
 # Formats of a checkpoint that adapters are not trained on: its matrices are unpacked on loading (transformers 5.23,
 # ``quantizers/quantizer_mxfp4.py``: ``is_trainable``).
 UNTRAINABLE = ("mxfp4",)
@@ -238,7 +221,7 @@ def setup(ask: Ask) -> Setup:
         adapters = _adapters(architecture, settings, plan, found, frozen)
     recipe = _recipe(ask, settings, plan, found, degrees, full=not tunes, assumed=assumed)
     warnings += _module_warnings(settings, found, architecture)
-    _refuse(ask, settings, plan, rule, degrees, tunes=tunes, picture=picture)
+    trainable.refuse(ask, settings, plan, rule, zero=degrees.zero, tunes=tunes, picture=picture)
     return Setup(
         ask,
         settings,
@@ -546,79 +529,6 @@ def _module_warnings(settings: TrainingSettings, found: Stack, architecture: Arc
         )  # fmt: skip
     others = [name for name in names if name in OTHER_MODULES]
     return [tr("recompute_modules: %(names)s is not modelled.", names=", ".join(others))] if others else []
-
-
-def _refuse_layers(ask: Ask, *, picture: bool) -> None:
-    """Refuse models whose layers are not known as programs, or that a stack does not have."""
-    plain = (part for component in ask.architecture.components for layer, _ in component.layer_groups
-             for part in layer.parts if isinstance(part, FeedForward) and part.tensors and not part.num_experts)  # fmt: skip
-    known = picture or stack(ask.request.engine).program == "diffusers"
-    if not known and not all(any(tensor.slot == "down" for tensor in part.tensors) for part in plain):
-        raise RequestError(
-            tr("model: training of %(name)s is not modelled in this version.", name=ask.architecture.name),
-            field="model",
-            hint=tr("Ask for inference, or name another model."),
-        )
-    if stack(ask.request.engine).program != "litgpt":
-        return
-    for layer, _ in ask.architecture.main.layer_groups:
-        kinds = {type(part) for part in layer.parts}
-        sparse = any(isinstance(part, FeedForward) and part.num_experts for part in layer.parts)
-        if kinds != {Attention, FeedForward} or sparse or ask.architecture.decoder is None:
-            raise RequestError(
-                tr("engine: litgpt has no layers like those of %(model)s.", model=ask.architecture.name),
-                field="engine",
-                hint=tr("Use one of: %(names)s.", names="transformers, megatron"),
-            )
-
-
-def _refuse(
-    ask: Ask,
-    settings: TrainingSettings,
-    plan: WeightPlan,
-    rule: Optimizer,
-    degrees: Degrees,
-    *,
-    tunes: bool,
-    picture: bool,
-) -> None:
-    """Refuse what cannot be trained."""
-    _refuse_layers(ask, picture=picture)
-    if degrees.zero >= 3 and not rule.shards:
-        raise RequestError(
-            tr("settings.optimizer: '%(value)s' needs whole matrices, and ZeRO stage 3 splits them.", value=rule.name),
-            field="settings.optimizer",
-            hint=tr("Use an AdamW, or parallelism.zero_stage 2 or less."),
-        )
-    if plan.quantization and not tunes:
-        raise RequestError(
-            tr(
-                "quantization: '%(value)s' weights are frozen: they cannot be trained in full.", value=plan.quantization
-            ),
-            field="quantization",
-            hint=tr('Use {"finetuning": "lora"}, or leave quantization out.'),
-        )
-    name = (plan.quantization or "").lower()
-    if name and tunes and not any(part in name for part in TRAINABLE_FORMATS):
-        raise RequestError(
-            tr("quantization: adapters cannot be trained on '%(value)s' weights.", value=plan.quantization),
-            field="quantization",
-            hint=tr("Use one of: %(names)s.", names="bnb-nf4, bnb-nf4-dq, bnb-int8, gptq, awq, hqq-int4"),
-        )
-    method = canonical_of(settings.adapter.method.lower()) if settings.adapter is not None else ""
-    if name and tunes and method in READS_NUMBERS:
-        raise RequestError(
-            tr("settings.adapter.method: '%(value)s' reads the numbers of the matrix, and '%(name)s' packs them.",
-               value=method, name=plan.quantization),
-            field="settings.adapter.method",
-            hint=tr("Use one of: %(names)s.", names="lora, dora, adalora, vera, ia3, oft, boft, miss, randlora, road, hira"),
-        )  # fmt: skip
-    if settings.precision == "fp16" and not tunes and not settings.master_weights and not degrees.zero:
-        raise RequestError(
-            tr("settings.precision: fp16 throughout has no gradient scaler: small gradients vanish."),
-            field="settings.precision",
-            hint=tr("Use fp16-mixed, which scales the loss, or bf16."),
-        )
 
 
 __all__ = ["Degrees", "Setup", "given_fields", "setup"]

@@ -3,7 +3,8 @@
     python benchmarks/speed.py
 
 Prints its figures and fails beyond the limits: 150 ms for a cold catalogue answer (best of 10), 10 s for 10,000 mixed
-requests on one core, 5 ms for a warm estimate. The limits hold for processor time, which a busy machine does not stretch;
+requests on one core, 5 ms for a warm estimate; a cold training step with its advice is held to twice the cold answer of
+the same run. The limits hold for processor time, which a busy machine does not stretch;
 wall time stands beside it.
 """
 
@@ -19,6 +20,7 @@ import time
 from pathlib import Path
 
 COLD_LIMIT, BATCH_LIMIT, WARM_LIMIT = 0.150, 10.0, 0.005
+STEP_RATIO = 2.0  # what a cold training step may take, in cold catalogue answers of the same run
 RUNS = 10
 NUM_REQUESTS = 10_000
 
@@ -99,7 +101,10 @@ def main() -> int:
     step, _ = best([sys.executable, "-m", "vrameter", "llama-3.1-8b", "--task", "training", "--device", "h100"])
     print(
         f"cold start: {1000 * cold:.0f} ms ({1000 * wall:.0f} ms wall), {cold / empty:.1f} x an empty interpreter "
-        f"({1000 * empty:.0f} ms); of a training step with its advice {1000 * step:.0f} ms; limit {1000 * COLD_LIMIT:.0f} ms"
+        f"({1000 * empty:.0f} ms); limit {1000 * COLD_LIMIT:.0f} ms"
+    )
+    print(
+        f"cold training step with its advice: {1000 * step:.0f} ms, {step / cold:.2f} x the cold answer; limit {STEP_RATIO:.0f} x"
     )
 
     import msgspec
@@ -121,7 +126,13 @@ def main() -> int:
         vrameter.estimate(request)
         slowest = max(slowest, min(_timed(request) for _ in range(3)))
     print(f"warm estimate: slowest kind {1000 * slowest:.2f} ms; limit {1000 * WARM_LIMIT:.0f} ms")
-    failed = max(cold, step) > COLD_LIMIT or batch > BATCH_LIMIT or slowest > WARM_LIMIT or answers != NUM_REQUESTS
+    failed = (
+        cold > COLD_LIMIT
+        or step > STEP_RATIO * cold
+        or batch > BATCH_LIMIT
+        or slowest > WARM_LIMIT
+        or answers != NUM_REQUESTS
+    )
     if failed:
         print("beyond a limit")
     shutil.rmtree(Path(tempfile.gettempdir()) / f"vrameter-speed-{os.getpid()}", ignore_errors=True)
